@@ -1,0 +1,1 @@
+"""Teach the smaller model what the larger one knows."""

@@ -1,0 +1,1 @@
+"""Start reading here: each file is its paper, in order."""

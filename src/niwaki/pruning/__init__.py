@@ -1,0 +1,1 @@
+"""Minitron: what matters in a model, which smaller shape to choose, and the cut."""

@@ -1,0 +1,1 @@
+"""What users write. Imports no torch."""

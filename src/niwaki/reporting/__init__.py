@@ -1,0 +1,1 @@
+"""Pages and model cards, made from run directories alone."""

@@ -1,0 +1,1 @@
+"""The bundled teacher: a small code model trained on the Python standard library."""
