@@ -199,6 +199,10 @@ class Family:
             if not (tied and pattern == f"{self.head}.weight")
         )
 
+    def is_unread(self, name: str) -> bool:
+        """Tell whether a tensor on disk is one that `transformers` leaves aside when it loads the model."""
+        return any(patterns.match(pattern, "", name) for pattern in self.unread)
+
     def take(self, name: str, tensor: Tensor, sizes: Sizes, keep: Keep) -> tuple[str, Tensor] | None:
         """Cut one tensor, in memory or on disk, and give it its new name.
 
