@@ -124,8 +124,8 @@ def fit(
     share = micro_rows * accelerator.num_processes
     if batch_rows % share:
         raise TrainingError(
-            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x micro_rows "
-            f"{micro_rows}.",
+            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
+            f"micro_rows {micro_rows}.",
             f"Use a multiple of {share}.",
         )
     objective = Objective(model, loss)
@@ -134,7 +134,7 @@ def fit(
     checkpoints = out / "checkpoints"
     first_step = 0
     if (found := snapshot.newest(checkpoints)) is not None:
-        first_step = snapshot.restore(found, objective, _inner(optimizer))["step"]
+        first_step = snapshot.restore(found, objective, _inner(optimizer))
     metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
     if trackers:
         accelerator.init_trackers("niwaki")
@@ -172,8 +172,8 @@ def fit(
             if not math.isfinite(means["loss"]) or not math.isfinite(norm):
                 raise TrainingError(
                     f"{label}: step {step}: loss {means['loss']}, gradient norm {norm}.",
-                    f"The snapshots in {checkpoints} are from before it: lower `learning_rate` (now {rate:.3g}), "
-                    "or look for damaged rows.",
+                    f"The snapshots in {checkpoints} are from before it: lower `learning_rate` "
+                    f"(now {rate:.3g}), or look for damaged rows.",
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -192,7 +192,6 @@ def fit(
                     done,
                     objective,
                     _inner(optimizer),
-                    state={},
                     keep=keep_snapshots,
                     is_main=accelerator.is_main_process,
                 )
