@@ -49,7 +49,7 @@ def new_folder(out: Path, *, needed_bytes: int, replace: bool = False) -> Iterat
     except OSError as error:
         free_bytes = shutil.disk_usage(out.parent).free
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(out, needed_bytes, free_bytes) from error
         raise
     except BaseException:
@@ -62,17 +62,19 @@ def new_folder(out: Path, *, needed_bytes: int, replace: bool = False) -> Iterat
 def check_free(out: Path, *, replace: bool = False) -> None:
     """Refuse an `out` that is a file, or (unless `replace`) a folder that holds something."""
     if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out}: is a file, expected a folder or nothing.", "Name another output folder.")
+        raise CheckpointError(
+            f"{out}: is a file, expected a folder or nothing.", "Name another output folder."
+        )
     if out.is_dir() and any(out.iterdir()) and not replace:
         found = ", ".join(sorted(path.name for path in out.iterdir())[:3])
         raise CheckpointError(
-            f"{out}: the output folder already holds something else ({found} ...), expected it empty or absent.",
+            f"{out}: the output folder already holds something else ({found}), expected it empty or absent.",
             "Name another output folder, or move this one away.",
         )
 
 
 def flush(path: Path) -> None:
-    """Ask the disk to keep what was written to a file or the entries of a folder, so that a crash cannot undo it."""
+    """Wait until a file, or the list of files of a folder, is on the disk and not only in its cache."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
 """One safetensors file: its header read and checked, its tensors read and written by file offset.
 
-A safetensors file is an 8-byte little-endian header length, a JSON header that gives the dtype, the shape and
-the byte range of every tensor, and the bytes (https://github.com/huggingface/safetensors#format). Tensors are
-read into fresh memory rather than mapped, so that the memory of a process grows with the tensors that it holds
-and not with the files that it has opened.
+A safetensors file is an 8-byte little-endian header length, a JSON header that gives the dtype, the shape
+and the byte range of every tensor, and the bytes (https://github.com/huggingface/safetensors#format). Tensors
+are read into fresh memory rather than mapped, so that the memory of a process grows with the tensors that it
+holds and not with the files that it has opened.
 """
 
 from __future__ import annotations
@@ -26,15 +26,10 @@ DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -88,8 +83,8 @@ def open_shard(path: Path) -> Shard:
         num_header_bytes = int.from_bytes(file.read(8), "little")
         if not 2 <= num_header_bytes <= min(_MAX_HEADER_BYTES, num_file_bytes - 8):
             raise CheckpointError(
-                f"{path}: not a safetensors file, or cut short: it announces a header of {num_header_bytes} bytes "
-                f"and is {num_file_bytes} bytes long.",
+                f"{path}: not a safetensors file, or cut short: it announces a header of {num_header_bytes} "
+                f"bytes and is {num_file_bytes} bytes long.",
                 _REMEDY,
             )
         header_bytes = file.read(num_header_bytes)
@@ -97,31 +92,49 @@ def open_shard(path: Path) -> Shard:
         header: dict[str, Any] = json.loads(header_bytes)
         metadata = header.pop("__metadata__", {})
         ranges = {name: tuple(entry["data_offsets"]) for name, entry in header.items()}
+        dtypes = {name: entry["dtype"] for name, entry in header.items()}
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         names = sorted(header, key=lambda name: ranges[name])
-        tensors = {name: Spec(DTYPES[header[name]["dtype"]], tuple(header[name]["shape"])) for name in names}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: the safetensors header cannot be read ({type(error).__name__}: {error}).", _REMEDY
         ) from error
-    data_start, end = 8 + num_header_bytes, 0
+    tensors = {name: Spec(_dtype(dtypes[name], name, path), shapes[name]) for name in names}
+    start = 8 + num_header_bytes
+    end = _check_ranges(tensors, ranges, path)
+    if start + end != num_file_bytes:
+        raise CheckpointError(
+            f"{path}: the header describes {start + end} bytes, the file has {num_file_bytes}.", _REMEDY
+        )
+    return Shard(path, tensors, {name: start + ranges[name][0] for name in tensors}, metadata)
+
+
+def _dtype(code: str, name: str, path: Path) -> torch.dtype:
+    if code not in DTYPES:
+        raise CheckpointError(
+            f"{path}: {name} has dtype {code!r}, expected one of {' '.join(DTYPES)}.",
+            "Quantized weights cannot be shaped: start from the bf16 or fp32 checkpoint.",
+        )
+    return DTYPES[code]
+
+
+def _check_ranges(tensors: Mapping[str, Spec], ranges: Mapping[str, tuple[int, ...]], path: Path) -> int:
+    """Check that the byte ranges follow one another and fit the shapes; return where the last one ends."""
+    end = 0
     for name, spec in tensors.items():
-        if ranges[name] != (end, end + spec.num_bytes):
+        expected = (end, end + spec.num_bytes)
+        if ranges[name] != expected:
             raise CheckpointError(
-                f"{path}: {name} is given bytes {ranges[name]}, its dtype and shape ask for {(end, end + spec.num_bytes)}.",
-                _REMEDY,
+                f"{path}: {name} is given bytes {ranges[name]}; its dtype and shape need {expected}.", _REMEDY
             )
         end += spec.num_bytes
-    if data_start + end != num_file_bytes:
-        raise CheckpointError(
-            f"{path}: the header describes {data_start + end} bytes, the file has {num_file_bytes}.", _REMEDY
-        )
-    return Shard(path, tensors, {name: data_start + ranges[name][0] for name in tensors}, metadata)
+    return end
 
 
 def read_tensor(file: BinaryIO, offset: int, spec: Spec) -> Tensor:
     """Read one tensor into memory of its own, from `offset` bytes after the start of the file."""
     raw = torch.empty(spec.num_bytes, dtype=torch.uint8)
-    view = memoryview(raw.numpy())
+    view = memoryview(raw.numpy().data)
     file.seek(offset)
     filled = 0
     while filled < len(view):
@@ -133,8 +146,8 @@ def read_tensor(file: BinaryIO, offset: int, spec: Spec) -> Tensor:
 
 
 def write_tensor(file: BinaryIO, offset: int, tensor: Tensor) -> None:
-    """Write the bytes of a tensor at `offset` bytes after the start of the file, without another copy of it."""
-    view = memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    """Write the bytes of a tensor, without another copy of it, `offset` bytes after the start of the file."""
+    view = memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     written = 0
     while written < len(view):
         written += os.pwrite(file.fileno(), view[written:], offset + written)
@@ -157,5 +170,7 @@ def header_for(tensors: Mapping[str, Spec], metadata: Mapping[str, str]) -> tupl
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    offsets = {name: start + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    offsets = {
+        name: start + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"
+    }
     return len(text).to_bytes(8, "little") + text, offsets
