@@ -78,7 +78,7 @@ def test_pairing_sees_a_difference_that_two_separate_intervals_hide():
         (lambda: bootstrap_mean([]), "two rows"),
         (lambda: bootstrap_mean([1.0, float("nan")]), "row 1"),
         (lambda: bootstrap_mean([1.0, 2.0], counts=[0, 0]), "nothing to average"),
-        (lambda: bootstrap_mean([1.0, 2.0], counts=[1, 1, 1]), "one count per row"),
+        (lambda: bootstrap_mean([1.0, 2.0], counts=[1, 1, 1]), "one count a row"),
         (lambda: paired_difference([1.0, 2.0], [1.0, 2.0, 3.0]), "pairs"),
         (lambda: wilson(3, 2), "3 successes in 2 trials"),
         (lambda: wilson(0, 0), "not a proportion"),
