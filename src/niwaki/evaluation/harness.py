@@ -1,7 +1,7 @@
 """Downstream tasks, run through lm-eval by name: its hub tasks, and local task folders offline.
 
-In: a model and its tokenizer. Out: one `TaskResult` for each task, with the task's version and a hash of every
-question asked, so that two results are known to be comparable.
+In: a model and its tokenizer. Out: one `TaskResult` for each task, with the task's version and a hash of
+every question asked, so that two results are known to be comparable.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _result(task: str, raw: dict[str, Any]) -> TaskResult:
             continue
         name = metric if filter_name == "none" else key
         metrics[name] = float(value)
-        error = raw["results"][task].get(f"{metric}_stderr,{filter_name}")
+        error: Any = raw["results"][task].get(f"{metric}_stderr,{filter_name}")
         stderr[name] = float(error) if isinstance(error, int | float) else None
     leaves = _leaves(task, raw)
     return TaskResult(
@@ -166,8 +166,9 @@ def _scores(metrics: dict[str, float], samples: list[dict[str, Any]]) -> dict[st
     for metric in metrics:
         name, _, filter_name = metric.partition(",")
         values = [s.get(name) for s in samples if s["filter"] == (filter_name or "none")]
-        if values and all(isinstance(value, int | float) for value in values):
-            scores[metric] = [float(value) for value in values]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        if numbers and len(numbers) == len(values):
+            scores[metric] = numbers
     return scores
 
 

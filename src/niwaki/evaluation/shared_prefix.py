@@ -12,7 +12,7 @@ from collections import defaultdict
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import DynamicCache
 
 Request = tuple[tuple[str, str], list[int], list[int]]

@@ -49,7 +49,7 @@ def bootstrap_mean(
     denominators = np.ones_like(numerators) if counts is None else _column("counts", counts)
     if len(denominators) != len(numerators):
         raise EvaluationError(
-            f"values has {len(numerators)} rows and counts {len(denominators)}; one count a row was expected.",
+            f"values has {len(numerators)} rows, counts {len(denominators)}; one count a row was expected.",
             "Pass the count of the same rows, in the same order.",
         )
     if (denominators < 0).any() or denominators.sum() == 0:

@@ -1,4 +1,4 @@
-"""Make next-line questions from source text: a real context, the line that follows it, three other real lines.
+"""Make next-line questions from source text: a real context, the line after it, and three other real lines.
 
 In: (module name, source text) of modules that no training has seen. Out: questions, the same for the same
 sources and seed. All four choices have the same indentation and nearly the same length, so neither tells
@@ -82,14 +82,14 @@ def build_questions(
         questions.append(Question(identity, gold.module, context, choices, answer))
     if len(questions) < num_questions:
         raise DataError(
-            f"the {len(sources)} documents hold {len(questions)} next-line questions; {num_questions} were asked for.",
+            f"{len(sources)} documents hold {len(questions)} questions; {num_questions} were asked for.",
             "Give more source text, or ask for fewer questions.",
         )
     return questions
 
 
 def _code_lines(module: str, lines: list[str]) -> list[_Line]:
-    """The lines that a person would call code: not blank, comment, bracket, prose in a string, or repeated."""
+    """The lines that a person would call code: no blank, comment, bracket, prose in a string, or repeat."""
     prose = _multi_line_strings("\n".join(lines))
     found, seen = [], set()
     for number, line in enumerate(lines):
@@ -113,10 +113,7 @@ def _multi_line_strings(source: str) -> set[int]:
         ) from error
     covered: set[int] = set()
     for node in nodes:
-        is_string = isinstance(node, ast.JoinedStr) or (
-            isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
-        )
-        if is_string and node.end_lineno != node.lineno:
+        if isinstance(node, ast.JoinedStr | ast.Constant) and node.end_lineno not in (None, node.lineno):
             covered.update(range(node.lineno - 1, node.end_lineno))
     return covered
 
