@@ -28,18 +28,20 @@ data: stdlib
 TEXTS = [
     (
         "def read_config(path):\n",
-        '    """Read the configuration file and return a dict."""\n    with open(path, encoding="utf-8") as f:\n'
-        "        return json.load(f)\n",
+        '    """Read the configuration file and return a dict."""\n'
+        '    with open(path, encoding="utf-8") as f:\n        return json.load(f)\n',
         '    """Read the config file."""\n    with open(path) as f:\n        return f.read()\n',
     ),
     (
         "class Queue:\n    def __init__(self, maxsize=0):\n",
-        "        self.maxsize = maxsize\n        self._init(maxsize)\n        self.mutex = threading.Lock()\n",
+        "        self.maxsize = maxsize\n        self._init(maxsize)\n"
+        "        self.mutex = threading.Lock()\n",
         "        self.maxsize = maxsize\n        self.queue = []\n        self._lock = threading.Lock()\n",
     ),
     (
         "for name, value in sorted(",
-        "self.headers.items()):\n    if value is None:\n        continue\n    self.send_header(name, value)\n",
+        "self.headers.items()):\n    if value is None:\n        continue\n"
+        "    self.send_header(name, value)\n",
         "self.items()):\n    if name not in self._names:\n        self._names[name] = value\n",
     ),
 ]
@@ -77,7 +79,9 @@ def write_fake_run(out: Path, stages: int = 5, seed: int = 0) -> Path:
         _metrics(out / "4-distill" / "metrics.jsonl", rng, start=6.4, floor=1.26, speed=0.55, kl=True)
         _json(out / "4-distill" / "model" / "config.json", {"model_type": "llama"})
     if stages >= 5:
-        _metrics(out / "5-evaluate" / "random" / "metrics.jsonl", rng, start=8.3, floor=1.5, speed=0.36, kl=False)
+        _metrics(
+            out / "5-evaluate" / "random" / "metrics.jsonl", rng, start=8.3, floor=1.42, speed=0.36, kl=False
+        )
         _json(out / "5-evaluate" / "results.json", _results())
     return out
 
@@ -93,7 +97,12 @@ def _manifest() -> dict[str, object]:
         "created": "2026-11-23T15:02:11+00:00",
         "command": "niwaki run recipes/demo.yaml",
         "versions": {"python": "3.11.2", "torch": "2.13.0", "transformers": "5.23.0"},
-        "hardware": {"cpu": "x86_64, 2 cores", "num_cpus": 2, "memory_bytes": 16_700_000_000, "accelerators": []},
+        "hardware": {
+            "cpu": "x86_64, 2 cores",
+            "num_cpus": 2,
+            "memory_bytes": 16_700_000_000,
+            "accelerators": [],
+        },
         "seed": 0,
         "teacher": {"path": "models/sapling", "fingerprint": "9f2c41d07be3a8825c0e1f64d1b7c3aa"},
         "data": {
@@ -115,7 +124,8 @@ def _importance(rng: random.Random) -> dict[str, object]:
         "layer": [0.62, 0.21, 0.11, 0.09, 0.07, 0.08, 0.13, 0.34],
         "ffn": [[spread(depth[layer]) for _ in range(TEACHER["ffn"])] for layer in layers],
         "group": [
-            [[spread(depth[layer]) for _ in range(TEACHER["group"])] for _ in range(TEACHER["kv"])] for layer in layers
+            [[spread(depth[layer]) for _ in range(TEACHER["group"])] for _ in range(TEACHER["kv"])]
+            for layer in layers
         ],
         "hidden": [spread(1.0) for _ in range(TEACHER["hidden"])],
         "num_samples": 256,
@@ -136,15 +146,31 @@ def _keep(importance: dict[str, object]) -> dict[str, object]:
 
 
 def _candidates(rng: random.Random) -> dict[str, object]:
-    shapes = [(8, 192, 384, 1), (6, 192, 512, 1), (6, 160, 704, 2), (5, 192, 704, 1), (7, 160, 576, 2), (4, 224, 640, 2)]
-    shapes += [(8, 160, 512, 1), (5, 224, 512, 1), (4, 256, 512, 1), (6, 176, 576, 2), (7, 192, 448, 1), (3, 256, 704, 2)]
+    shapes = [
+        (8, 192, 384, 1),
+        (6, 192, 512, 1),
+        (6, 160, 704, 2),
+        (5, 192, 704, 1),
+        (7, 160, 576, 2),
+        (4, 224, 640, 2),
+    ]
+    shapes += [
+        (8, 160, 512, 1),
+        (5, 224, 512, 1),
+        (4, 256, 512, 1),
+        (6, 176, 576, 2),
+        (7, 192, 448, 1),
+        (3, 256, 704, 2),
+    ]
     candidates = []
     for number, (layer, hidden, ffn, group) in enumerate(shapes):
         sizes = {**TEACHER, "layer": layer, "hidden": hidden, "ffn": ffn, "group": group}
         after = 1.72 + 0.03 * number + rng.uniform(0, 0.05) - (0.12 if number == 1 else 0)
         before = after + 2.2 + rng.uniform(-0.9, 1.9)
         steps = range(10, 101, 10)
-        curve = [[step, after + (before - after) * math.exp(-step / 18) + rng.gauss(0, 0.01)] for step in steps]
+        curve = [
+            [step, after + (before - after) * math.exp(-step / 18) + rng.gauss(0, 0.01)] for step in steps
+        ]
         candidates.append(
             {
                 "sizes": sizes,
@@ -186,7 +212,9 @@ def _metrics(path: Path, rng: random.Random, *, start: float, floor: float, spee
 
 
 def _results() -> dict[str, object]:
-    def model(sizes: dict[str, int], loss: float, kl: float | None, accuracy: float, speed: tuple[float, float]) -> dict:
+    def model(
+        sizes: dict[str, int], loss: float, kl: float | None, accuracy: float, speed: tuple[float, float]
+    ) -> dict:
         count = num_parameters(sizes)
         return {
             "num_parameters": count,

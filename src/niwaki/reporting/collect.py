@@ -1,7 +1,7 @@
 """A run directory in, its facts out: the only module here that reads a run.
 
-Stages write JSON and never hear of reports (docs/architecture.md, "A run directory"). A stage that has not run is
-`None` or empty; a file that is there but cannot be understood is refused by name.
+Stages write JSON and never hear of reports (docs/architecture.md, "A run directory"). A stage that has not
+run is `None` or empty; a file that is there but cannot be understood is refused by name.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Importance:
-    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; an axis not scored is empty."""
+    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty."""
 
     layer: list[float]
     ffn: list[list[float]]
@@ -96,7 +96,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trim:
-    """What was kept: `keep` per axis in the numbering of the teacher; an axis that is absent is kept whole."""
+    """What was kept: `keep` per axis in the numbering of the teacher; an absent axis is kept whole."""
 
     keep: dict[str, Any]
     sizes_from: dict[str, int]
@@ -242,7 +242,9 @@ def _evaluation(raw: dict[str, Any]) -> tuple[dict[str, Result], list[Sample]]:
     samples = []
     for sample in raw.get("samples") or []:
         prompt = str(sample["prompt"])
-        texts = {name: str(sample[name]).removeprefix(prompt) for name in MODELS if sample.get(name) is not None}
+        texts = {
+            name: str(sample[name]).removeprefix(prompt) for name in MODELS if sample.get(name) is not None
+        }
         samples.append(Sample(prompt=prompt, continuations=texts))
     return results, samples
 

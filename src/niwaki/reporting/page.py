@@ -5,7 +5,8 @@ Every figure is drawn twice, for a laptop and for a phone; the style sheet shows
 
 from __future__ import annotations
 
-import os
+import json
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Figure:
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` into the run directory and return its path; sections whose stage has not run say so.
+    """Write `report.html` into the run directory and return its path; a stage that has not run is said so.
 
     Raises:
         RunError: `run_dir` is not a run directory, or one of its files is damaged.
@@ -47,7 +48,7 @@ def write_atomically(out: Path, content: str) -> None:
     """Write beside `out`, then rename: a reader sees the old file or the new one."""
     part = out.with_name(f".{out.name}.part")
     part.write_text(content, encoding="utf-8")
-    os.replace(part, out)
+    part.replace(out)
 
 
 def render(template: str, facts: dict[str, Any]) -> str:
@@ -59,8 +60,15 @@ def render(template: str, facts: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(quantity=words.quantity, shape=words.shape, title=TITLES.__getitem__)
+    environment.filters.update(
+        quantity=words.quantity, shape=words.shape, title=TITLES.__getitem__, cell=markdown_text
+    )
     return environment.get_template(template).render(facts)
+
+
+def markdown_text(value: str) -> str:
+    """Foreign text as one line of Markdown, with nothing in it that Markdown or HTML acts on."""
+    return re.sub(r"([\\`*_\[\]<>|&#])", r"\\\1", " ".join(str(value).split()))
 
 
 def page_facts(run: Collected) -> dict[str, Any]:
@@ -81,7 +89,7 @@ def page_facts(run: Collected) -> dict[str, Any]:
         "training_curves": _training_curves(run),
         "samples": run.samples,
         "sample_columns": sample_columns(run.samples),
-        "student_python": repr(str(run.student_dir)),
+        "student_python": json.dumps(str(run.student_dir), ensure_ascii=False),
         "student_shell": shlex.quote(str(run.student_dir)),
         "provenance": provenance(run),
     }
@@ -148,8 +156,8 @@ def _catch_up_words(run: Collected) -> str | None:
         return None
     ours, theirs, loss = caught
     return (
-        f"From random weights the same shape needed {words.quantity(theirs)} tokens to reach a held-out loss of "
-        f"{loss:.2f}; distilled from the trimmed teacher it was there within {words.quantity(ours)}, "
+        f"From random weights the same shape needed {words.quantity(theirs)} tokens to reach a held-out loss "
+        f"of {loss:.2f}; distilled from the trimmed teacher it was there within {words.quantity(ours)}, "
         f"{words.times(theirs / ours)} fewer."
     )
 
@@ -170,7 +178,10 @@ def _trees(run: Collected) -> Figure | None:
         counts = run.choice.teacher_num_parameters, run.choice.chosen.num_parameters
     else:
         return None
-    captions = f"Teacher, {words.quantity(counts[0])} parameters", f"Student, {words.quantity(counts[1])} parameters"
+    captions = (
+        f"Teacher, {words.quantity(counts[0])} parameters",
+        f"Student, {words.quantity(counts[1])} parameters",
+    )
     return _both(lambda width: figures.trees(whole, cut, kept, captions, width))
 
 
@@ -203,7 +214,9 @@ def _candidate_curves(run: Collected) -> Figure | None:
         return None
     ranked = sorted(candidates, key=lambda candidate: candidate.curve[-1][1])[:NUM_CANDIDATE_CURVES]
     lines = [figures.Line("", "plain", candidate.curve) for candidate in ranked if not candidate.chosen]
-    lines += [figures.Line("chosen", "distilled", candidate.curve) for candidate in candidates if candidate.chosen]
+    lines += [
+        figures.Line("chosen", "distilled", candidate.curve) for candidate in candidates if candidate.chosen
+    ]
     return _both(
         lambda width: figures.line_chart(
             lines,
@@ -218,7 +231,9 @@ def _candidate_curves(run: Collected) -> Figure | None:
 def _held_out_curves(run: Collected) -> Figure | None:
     if not any(curve.held_out for curve in run.curves.values()):
         return None
-    lines = [figures.Line(TITLES[name], name, curve.held_out, marked=True) for name, curve in run.curves.items()]
+    lines = [
+        figures.Line(TITLES[name], name, curve.held_out, marked=True) for name, curve in run.curves.items()
+    ]
     teacher = run.results.get("teacher")
     level = teacher.held_out_loss.mean if teacher and teacher.held_out_loss else None
     caught = words.catch_up(run)
@@ -230,7 +245,7 @@ def _held_out_curves(run: Collected) -> Figure | None:
         lambda width: figures.line_chart(
             lines,
             width=width,
-            label="Held-out loss against tokens seen, distilled and from random weights; both axes logarithmic.",
+            label="Held-out loss against tokens seen, distilled and from random weights; axes logarithmic.",
             x_title="tokens seen",
             y_title="held-out loss, nats per token",
             reference=None if level is None else (TITLES["teacher"], level),
@@ -240,7 +255,9 @@ def _held_out_curves(run: Collected) -> Figure | None:
 
 
 def _training_curves(run: Collected) -> Figure | None:
-    lines = [figures.Line(TITLES[n], n, figures.smooth(c.training)) for n, c in run.curves.items() if c.training]
+    lines = [
+        figures.Line(TITLES[n], n, figures.smooth(c.training)) for n, c in run.curves.items() if c.training
+    ]
     if not lines:
         return None
     return _both(

@@ -53,7 +53,9 @@ def comparison(results: dict[str, Result]) -> Table:
     def row(label: str, unit: str, cell: Callable[[Result], Cell | None]) -> Row:
         return Row(label, unit, [cell(model) or MISSING for model in models])
 
-    def against_teacher(get: Callable[[Result], float | None], text: Callable[[float], str]) -> Callable[[Result], Cell | None]:
+    def against_teacher(
+        get: Callable[[Result], float | None], text: Callable[[float], str]
+    ) -> Callable[[Result], Cell | None]:
         reference = get(teacher) if teacher else None
 
         def cell(model: Result) -> Cell | None:
@@ -71,12 +73,17 @@ def comparison(results: dict[str, Result]) -> Table:
         row("Bits per byte", "", lambda m: _plain(m.bits_per_byte, loss)),
         row("Perplexity", "", lambda m: _plain(m.perplexity, significant)),
         row("KL to teacher", "nats per token", lambda m: _interval_cell(m.kl_to_teacher)),
-        *(row(f"{_task_title(task)} accuracy", "%, ± standard error", _accuracy(task)) for task in _tasks(models)),
+        *(
+            row(f"{_task_title(task)} accuracy", "%, ± standard error", _accuracy(task))
+            for task in _tasks(models)
+        ),
         row("Prefill", "tokens per second", against_teacher(lambda m: m.prefill_tokens_per_s, significant)),
         row("Decode", "tokens per second", against_teacher(lambda m: m.decode_tokens_per_s, significant)),
         row("Weights in memory", "", against_teacher(lambda m: m.weights_bytes, megabytes)),
         row("Size on disk", "", against_teacher(lambda m: m.disk_bytes, megabytes)),
-        row("Key-value cache", "bytes per token", against_teacher(lambda m: m.kv_bytes_per_token, significant)),
+        row(
+            "Key-value cache", "bytes per token", against_teacher(lambda m: m.kv_bytes_per_token, significant)
+        ),
     ]
     return Table(columns, [row for row in rows if any(cell is not MISSING for cell in row.cells)])
 

@@ -15,6 +15,14 @@ def quantity(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def short(value: float) -> str:
+    """A round number as an axis shows it: 50 k, 2 M, 0.5."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{NARROW_SPACE}{unit}"
+    return f"{value:g}"
+
+
 def significant(value: float) -> str:
     """Three significant figures, trailing zeros after the point kept: 5.46, 81.9, 512, 12,400."""
     if value == 0:
@@ -39,7 +47,7 @@ def megabytes(num_bytes: float) -> str:
 
 def times(ratio: float) -> str:
     """A ratio: 1.8×, 0.49×."""
-    return f"{significant(ratio)}×" if ratio < 1 else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:,.0f}×"
+    return f"{significant(ratio)}×" if ratio < 1 else f"{ratio:.1f}×" if ratio < 9.95 else f"{ratio:,.0f}×"
 
 
 def shape(sizes: dict[str, int]) -> str:
@@ -65,7 +73,9 @@ def headline(run: Collected) -> str:
             parts.append(f"held-out loss {ours:.2f} against the teacher’s {theirs:.2f}")
         if student.decode_tokens_per_s and teacher.decode_tokens_per_s:
             ratio = student.decode_tokens_per_s / teacher.decode_tokens_per_s
-            parts.append(f"decoding at {times(ratio)} the speed" if ratio < 1.05 else f"{times(ratio)} faster decoding")
+            parts.append(
+                f"decoding at {times(ratio)} the speed" if ratio < 1.05 else f"{times(ratio)} faster decoding"
+            )
     elif run.finished["4-distill"]:
         parts.append("distilled, not yet evaluated")
     elif "distilled" in run.curves:
@@ -81,7 +91,9 @@ def _size_clause(run: Collected) -> str:
         return f"{quantity(kept)} of {quantity(whole)} parameters kept"
     if run.choice and run.choice.chosen:
         kept, whole = run.choice.chosen.num_parameters, run.choice.teacher_num_parameters
-        return f"A shape of {quantity(kept)} of {quantity(whole)} parameters is chosen, nothing is trimmed yet"
+        return (
+            f"A shape of {quantity(kept)} of {quantity(whole)} parameters is chosen, nothing is trimmed yet"
+        )
     if run.choice:
         return f"{len(run.choice.candidates)} shapes are listed, none is chosen yet"
     if run.importance:
@@ -93,9 +105,9 @@ def catch_up(run: Collected) -> tuple[float, float, float] | None:
     """Where distillation passed the final held-out loss of the baseline from random weights.
 
     Returns:
-        (tokens the student needed, tokens the baseline needed, that loss); `None` where the held-out losses of
-        the two runs do not show it. The student's tokens are those of the first measurement at or below that
-        loss, so the ratio of the two is an underestimate.
+        (tokens the student needed, tokens the baseline needed, that loss); `None` where the held-out losses
+        of the two runs do not show it. The student's tokens are those of the first measurement at or below
+        that loss, so the ratio of the two is an underestimate.
     """
     student, baseline = run.curves.get("distilled"), run.curves.get("random")
     if student is None or baseline is None or not baseline.held_out:

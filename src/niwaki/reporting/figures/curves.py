@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from markupsafe import Markup
 
 from niwaki.reporting.figures.svg import Scale, figure, hover, path, spread, tag, text
-from niwaki.reporting.words import loss, quantity, significant
+from niwaki.reporting.words import loss, quantity, short, significant
 
 Points = list[tuple[float, float]]
 
@@ -48,7 +49,12 @@ def line_chart(
     `reference` is a named level drawn across (the teacher's loss).
     """
     shown = [
-        Line(line.name, line.class_, [(x, y) for x, y in line.points if not log or (x > 0 and y > 0)], line.marked)
+        Line(
+            line.name,
+            line.class_,
+            [(x, y) for x, y in line.points if not log or (x > 0 and y > 0)],
+            line.marked,
+        )
         for line in lines
     ]
     shown = [line for line in shown if line.points]
@@ -64,7 +70,9 @@ def line_chart(
     x = Scale(min(positions), max(positions), 40, width - label_width, log=log)
     parts = [*_grid(x, y, x_title, y_title)]
     if reference:
-        parts.append(tag("line", x1=x.start, x2=x.end, y1=y(reference[1]), y2=y(reference[1]), class_="line teacher"))
+        parts.append(
+            tag("line", x1=x.start, x2=x.end, y1=y(reference[1]), y2=y(reference[1]), class_="line teacher")
+        )
     for line in shown:
         parts.append(path([(x(a), y(b)) for a, b in line.points], f"line {line.class_}"))
         parts += [_dot(x, y, line, a, b) for a, b in line.points if line.marked or len(line.points) == 1]
@@ -75,20 +83,23 @@ def line_chart(
 
 
 def smooth(points: Points, num_points: int = 160) -> Points:
-    """Means of equal runs of points, at most `num_points` of them."""
-    size = -(-len(points) // num_points) or 1
-    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    """Means of the points in each of `num_points` equal stretches of a logarithmic axis."""
+    points = [point for point in points if point[0] > 0]
+    if len(points) < 2 or points[0][0] == points[-1][0]:
+        return points
+    place = Scale(points[0][0], points[-1][0], 0, num_points, log=True)
+    runs = [list(run) for _, run in groupby(points, key=lambda point: int(place(point[0])))]
     return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
 
 
 def _grid(x: Scale, y: Scale, x_title: str, y_title: str) -> list[Markup]:
     parts = [text(0, 12, y_title, "tick")]
-    for tick in y.ticks(5):
+    for tick in y.ticks(24):
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
-        parts.append(text(x.start - 8, y(tick) + 3.5, f"{tick:g}", "tick", "end"))
-    for tick in x.ticks(3):
+        parts.append(text(x.start - 8, y(tick) + 3.5, short(tick), "tick", "end"))
+    for tick in x.ticks(46):
         parts.append(tag("line", x1=x(tick), x2=x(tick), y1=y.start, y2=y.start + 4, class_="axis"))
-        parts.append(text(x(tick), y.start + 17, quantity(tick), "tick", "middle"))
+        parts.append(text(x(tick), y.start + 17, short(tick), "tick", "middle"))
     parts.append(tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
     parts.append(text(x.end, y.start + 32, x_title, "tick", "end"))
     return parts
@@ -96,7 +107,7 @@ def _grid(x: Scale, y: Scale, x_title: str, y_title: str) -> list[Markup]:
 
 def _dot(x: Scale, y: Scale, line: Line, a: float, b: float) -> Markup:
     words = f"{line.name}: {loss(b)} at {quantity(a)}"
-    return tag("circle", hover(words), cx=x(a), cy=y(b), r=3.0, class_=f"dot {line.class_}")
+    return tag("circle", hover(words), cx=x(a), cy=y(b), r=2.6, class_=f"dot {line.class_}")
 
 
 def _bridge(bridge: Bridge, x: Scale, y: Scale) -> list[Markup]:
@@ -104,7 +115,10 @@ def _bridge(bridge: Bridge, x: Scale, y: Scale) -> list[Markup]:
     return [
         tag("line", x1=start, x2=end, y1=level, y2=level, class_="bridge"),
         tag("line", x1=start, x2=start, y1=level - 4, y2=level + 4, class_="bridge"),
-        text((start + end) / 2, level - 7, bridge.words, "label halo", "middle"),
+        # a falling curve leaves the space to its lower left free
+        text(start - 8, level + 4, bridge.words, "label", "end")
+        if start - x.start > 120
+        else text(start + 5, level - 7, bridge.words, "label halo"),
     ]
 
 

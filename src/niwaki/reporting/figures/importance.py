@@ -1,14 +1,14 @@
 """What mattered: importance per layer, head and neuron, and per hidden channel, with the cut marked.
 
-Shades are on a logarithmic scale within one axis, between its 2nd and 98th percentile. Units are sorted: those that
-were kept first, the most important to the left.
+Shades are on a logarithmic scale within one axis, between its 2nd and 98th percentile. Units are sorted:
+the kept first, the most important to the left.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -62,7 +62,9 @@ def importance_by_layer(importance: Importance, keep: dict[str, Any] | None, wid
         parts.append(drawing(rows, x, y + TITLE_HEIGHT, wide, row))
         drawn.append(tag("g", *parts))
         x, y = (x + wide + gap, y) if beside else (x, y + panel_height + 10)
-    label = "Importance of layers, attention heads and feed-forward neurons; what was kept is green, what was cut ochre."
+    label = (
+        "Importance of layers, attention heads and feed-forward neurons, with what was kept and what was cut."
+    )
     return figure(width, panel_height if beside else y, label, *drawn)
 
 
@@ -147,15 +149,19 @@ def _binned(units: list[Unit], num_bins: int) -> list[Unit]:
         values = [unit.value for unit in same]
         count = max(round(len(values) / size), 1)
         edges = [round(index * len(values) / count) for index in range(count + 1)]
-        bins += [Unit(sum(values[a:b]) / (b - a), kept) for a, b in zip(edges, edges[1:], strict=False)]
+        bins += [Unit(sum(values[a:b]) / (b - a), kept) for a, b in pairwise(edges)]
     return bins
 
 
 def _shades(rows: list[list[Unit]]) -> Scale:
-    values = sorted(unit.value for row in rows for unit in row if unit.value > 0 and math.isfinite(unit.value))
+    values = sorted(
+        unit.value for row in rows for unit in row if unit.value > 0 and math.isfinite(unit.value)
+    )
     if not values:
         return Scale(1.0, 2.0, 0.0, 1.0, log=True)
-    return Scale(values[int(0.02 * (len(values) - 1))], values[int(0.98 * (len(values) - 1))], 0.0, 1.0, log=True)
+    return Scale(
+        values[int(0.02 * (len(values) - 1))], values[int(0.98 * (len(values) - 1))], 0.0, 1.0, log=True
+    )
 
 
 def _shade(scale: Scale, value: float) -> float:
@@ -174,7 +180,9 @@ def _indices(num_layers: int, x: float, y: float, row: float) -> list[Markup]:
 
 
 def _bars(rows: list[list[Unit]], x: float, y: float, width: float, row: float) -> Markup:
-    top = max((unit.value for units in rows for unit in units if math.isfinite(unit.value)), default=1.0) or 1.0
+    top = (
+        max((unit.value for units in rows for unit in units if math.isfinite(unit.value)), default=1.0) or 1.0
+    )
     bars = []
     for layer, units in enumerate(rows):
         unit = units[0]
@@ -202,7 +210,10 @@ def _strips(rows: list[list[Unit]], x: float, y: float, width: float, row: float
         spaced = len(units) < NUM_BINS / 2
         position = 0
         # spaced cells are single heads and stay single; runs are keyed by shade otherwise
-        runs = groupby(enumerate(units), key=lambda item: (item[0] if spaced else 0, item[1].kept, _shade(scale, item[1].value)))
+        runs = groupby(
+            enumerate(units),
+            key=lambda item: (item[0] if spaced else 0, item[1].kept, _shade(scale, item[1].value)),
+        )
         for (_, kept, shade), run in runs:
             members = [unit for _, unit in run]
             mean = sum(unit.value for unit in members) / len(members)

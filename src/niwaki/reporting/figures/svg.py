@@ -1,21 +1,22 @@
 """SVG elements as escaped text, and the scales that place numbers on them.
 
-Colours are CSS classes of `templates/report.css.j2`, so that a figure follows the light or dark theme of its page.
-Lengths are in CSS pixels at the figure's natural width.
+Colours are CSS classes of `templates/report.css.j2`, so that a figure follows the light or dark theme of its
+page. Lengths are in CSS pixels at the figure's natural width.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-ROUND_STEPS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+ROUND_STEPS = ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))
 
 
 def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
-    """One element; `_` in attribute names becomes `-`, and `class_` is `class`. Text and values are escaped."""
+    """One element; `_` in attribute names becomes `-`, and `class_` is `class`. All is escaped."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_text(value))}"'
         for key, value in attributes.items()
@@ -56,7 +57,7 @@ def hover(words: str) -> Markup:
 
 
 def _text(value: str | float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 10 else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -75,28 +76,35 @@ class Scale:
         share = (value - low) / (high - low) if high > low else 0.5
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, num_wanted: int = 4) -> list[float]:
-        """Round numbers inside the scale, about as many as wanted."""
-        if not self.log or self.high / self.low < 1.6:
-            return self._linear_ticks(num_wanted)
+    def ticks(self, gap: float) -> list[float]:
+        """As many round numbers inside the scale as stand at least `gap` pixels apart."""
+        linear = self._roomy([self._multiples(step) for step in self._linear_steps()], gap)
+        if not self.log:
+            return linear
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        found: list[float] = []
-        for steps in ROUND_STEPS:
-            found = [
-                step * 10.0**decade for decade in decades for step in steps if self.low <= step * 10.0**decade <= self.high
-            ]
-            if len(found) >= num_wanted:
-                break
-        return found
+        choices = [[step * 10.0**decade for decade in decades for step in steps] for steps in ROUND_STEPS]
+        logarithmic = self._roomy(choices, gap)
+        return logarithmic if len(logarithmic) >= 3 else linear
 
-    def _linear_ticks(self, num_wanted: int) -> list[float]:
+    def _roomy(self, choices: list[list[float]], gap: float) -> list[float]:
+        """The first choice whose numbers, inside the scale, stand far enough apart."""
+        for choice in choices:
+            inside = [value for value in choice if self.low <= value <= self.high]
+            places = [self(value) for value in inside]
+            if all(abs(b - a) >= gap for a, b in pairwise(places)):
+                return inside
+        return []
+
+    def _linear_steps(self) -> list[float]:
         span = self.high - self.low
         if span <= 0:
-            return [self.low]
-        decade = 10.0 ** math.floor(math.log10(span / num_wanted))
-        step = next(m * decade for m in (1, 2, 5, 10) if span / (m * decade) <= num_wanted)
-        first = math.ceil(self.low / step - 1e-9)
-        return [round(index * step, 12) for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+            return []
+        decade = math.floor(math.log10(span))
+        return [factor * 10.0**power for power in (decade - 2, decade - 1, decade) for factor in (1, 2, 5)]
+
+    def _multiples(self, step: float) -> list[float]:
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def spread(positions: list[float], distance: float, low: float, high: float) -> list[float]:

@@ -1,7 +1,8 @@
 """The shape of a model as a garden tree, every width to scale.
 
 The trunk is the residual stream (hidden channels). Each layer is a pair of branches: attention to the left
-(query heads side by side, key-value groups set apart), feed-forward to the right (its neurons). Input at the foot.
+(query heads side by side, key-value groups set apart), feed-forward to the right (its neurons). Input at
+the foot.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ def trees(
 ) -> Markup:
     """Draw teacher and student at one scale; what was cut stays as a ghost behind the student.
 
-    `kept_layers` are the teacher's indices of the student's layers (all of them where `None`). The trees stand side by
-    side where `width` allows, else one above the other.
+    `kept_layers` are the teacher's indices of the student's layers; where `None`, the first ones stand for them.
+    The trees stand side by side where `width` allows, else one above the other.
     """
     beside = width >= 560
     room = (width - GAP) / 2 if beside and student else width
     room = min(room, 440.0)
     scale = (room - INDEX_WIDTH) / max(widths(teacher).total, 1)
     num_layers = teacher.get("layer", 1)
-    row = min(max(360.0 / num_layers, 5.0), 24.0)
+    row = min(max(380.0 / num_layers, 5.0), 30.0)
     height = HEAD + num_layers * row + FOOT
     drawn = [_tree(teacher, teacher, list(range(num_layers)), captions[0], scale, row, "teacher")]
     if student:
@@ -72,7 +73,13 @@ def trees(
 
 
 def _tree(
-    whole: dict[str, int], sizes: dict[str, int], kept: list[int], caption: str, scale: float, row: float, class_: str
+    whole: dict[str, int],
+    sizes: dict[str, int],
+    kept: list[int],
+    caption: str,
+    scale: float,
+    row: float,
+    class_: str,
 ) -> Markup:
     full, own = widths(whole), widths(sizes)
     num_layers = whole.get("layer", 1)
@@ -89,8 +96,7 @@ def _tree(
         if layer in kept:
             parts.append(_branches(sizes, own, centre, top, scale, row, layer))
         if num_layers <= 16 or layer % 4 == 0:
-            index_class = "tick" if layer in kept else "tick faint"
-            parts.append(text(INDEX_WIDTH - 8, top + row / 2 + 3.5, str(layer), index_class, "end"))
+            parts.append(text(INDEX_WIDTH - 8, top + row / 2 + 3.5, str(layer), "tick", "end"))
     parts.append(_trunk(own.hidden * scale, centre, foot, "trunk"))
     parts += _legend(sizes, full, centre, foot, scale)
     return tag("g", *parts, class_=class_)
@@ -118,7 +124,9 @@ def _ghost(full: Widths, centre: float, top: float, scale: float, row: float, *,
         if wide > 0
     ]
     if dropped and row >= 12:
-        shapes.append(text(right + full.ffn * scale / 2, top + row / 2 + 3.5, "layer dropped", "tick faint", "middle"))
+        shapes.append(
+            text(right + full.ffn * scale / 2, top + row / 2 + 3.5, "layer dropped", "tick", "middle")
+        )
     return tag("g", *shapes)
 
 
@@ -131,13 +139,23 @@ def _branches(
     shapes = _heads(sizes, centre - half, top + inset, tall, scale, radius)
     if own.ffn:
         shapes.append(
-            tag("rect", x=centre + half, y=top + inset, width=own.ffn * scale, height=tall, rx=radius, class_="ffn")
+            tag(
+                "rect",
+                x=centre + half,
+                y=top + inset,
+                width=own.ffn * scale,
+                height=tall,
+                rx=radius,
+                class_="ffn",
+            )
         )
     return tag("g", hover(f"Layer {layer}: {_in_words(sizes)}"), *shapes)
 
 
-def _heads(sizes: dict[str, int], right: float, top: float, tall: float, scale: float, radius: float) -> list[Markup]:
-    """Query heads outwards from the trunk; one block per key-value group where single heads would be too thin."""
+def _heads(
+    sizes: dict[str, int], right: float, top: float, tall: float, scale: float, radius: float
+) -> list[Markup]:
+    """Query heads outwards from the trunk; one block per key-value group where heads would be too thin."""
     num_kv, group, dim = sizes.get("kv", 0), sizes.get("group", 1), sizes.get("dim", 0)
     per_block = 1 if dim * scale >= 3.5 else group if group * dim * scale >= 3.5 else num_kv * group
     block = per_block * dim * scale
@@ -162,9 +180,17 @@ def _heads(sizes: dict[str, int], right: float, top: float, tall: float, scale: 
 def _legend(sizes: dict[str, int], full: Widths, centre: float, foot: float, scale: float) -> list[Markup]:
     num_heads = sizes.get("kv", 0) * sizes.get("group", 1)
     half = full.hidden * scale / 2
-    ffn = f"{sizes['expert']} experts × {sizes['effn']:,}" if "expert" in sizes else f"ffn {sizes.get('ffn', 0):,}"
+    ffn = (
+        f"{sizes['expert']} experts × {sizes['effn']:,}"
+        if "expert" in sizes
+        else f"ffn {sizes.get('ffn', 0):,}"
+    )
     columns = [
-        (centre - half - full.attention * scale / 2, f"{num_heads} heads", f"{sizes.get('kv', 0)} kv, dim {sizes.get('dim', 0)}"),
+        (
+            centre - half - full.attention * scale / 2,
+            f"{num_heads} heads",
+            f"{sizes.get('kv', 0)} kv, dim {sizes.get('dim', 0)}",
+        ),
         (centre, f"{sizes.get('hidden', 0):,}", "hidden"),
         (centre + half + full.ffn * scale / 2, ffn, "neurons per layer"),
     ]
