@@ -7,18 +7,19 @@ from pydantic import ValidationError
 
 from niwaki.errors import RecipeError
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.recipe.load import dump, load, parse
+from niwaki.recipe.load import load, parse
 from niwaki.recipe.quantities import (
     Size,
     format_count,
     format_fraction,
     format_size,
     parse_count,
+    parse_count_or_share,
     parse_fraction,
     parse_number,
     parse_size,
-    parse_warmup,
 )
+from niwaki.recipe.write import commented, dump
 
 SMALLEST = "kind: compress\nteacher: sapling\nchoose:\n  to: 50%\n"
 
@@ -77,8 +78,8 @@ def test_numbers_that_yaml_takes_for_text():
     "written, warmup", [(40, 40), ("40", 40), ("5%", 0.05), (0.05, 0.05), ("0.05", 0.05)]
 )
 def test_warmup_is_steps_or_a_share(written, warmup):
-    assert parse_warmup(written) == warmup
-    assert type(parse_warmup(written)) is type(warmup)
+    assert parse_count_or_share(written) == warmup
+    assert type(parse_count_or_share(written)) is type(warmup)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +234,13 @@ distill:
         (SMALLEST + "distill: {clip_norm: 0}\n", "distill.clip_norm: 0.0 does not fit"),
         (SMALLEST + "distill: {min_learning_rate: 1}\n", "above learning_rate"),
         (SMALLEST + "distill: {tokens: 1k}\n", "do not fill one batch_tokens"),
-        (SMALLEST + "distill: {batch_tokens: 1k}\n", "shorter than one row"),
-        (SMALLEST + "distill: {micro_rows: 1k}\n", "more than the 125 rows"),
+        (SMALLEST + "distill: {batch_tokens: 8k}\n", "less than distill.micro_rows (4) rows"),
         (SMALLEST + "distill: {warmup: 4k}\n", "warmup takes all"),
         (SMALLEST + "distill: {warmup: 100%}\n", "warmup takes all"),
-        (SMALLEST + "distill: {tokens: 1M}\n", "a trial is the shorter run"),
+        (SMALLEST + "  trial_tokens: 200M\n", "a trial is the shorter run"),
         (SMALLEST + "data: {config: en}\n", "config belongs to a hub dataset"),
         (SMALLEST + "data: {held_out: 60%}\n", "data.held_out"),
+        (SMALLEST + "data: {held_out: 5%}\n", "Write 8%"),
     ],
 )
 def test_rules_that_need_no_model(text, part):
@@ -259,13 +260,31 @@ def test_recipes_do_not_change_after_reading():
 
 
 def test_steps_follow_from_tokens():
-    rows = "data: {sequence_length_tokens: 500}\n"
+    rows = "data: {sequence_length_tokens: 500, source: books}\n"
     read = recipe(SMALLEST + rows + "distill: {tokens: 5.01M, batch_tokens: 10k}\n")
     assert read.batch_rows == 20
     assert read.num_steps == 501
-    assert read.trial_steps == 400
+    assert read.steps(read.trial_tokens) == 21  # 4% of 5.01M is 200.4k
     assert read.warmup_steps(501) == 25
     assert read.warmup_steps(100) == 5
+
+
+def test_the_batch_is_whole_micro_batches():
+    read = recipe(
+        SMALLEST + "data: {sequence_length_tokens: 512}\ndistill: {batch_tokens: 256k, micro_rows: 3}\n"
+    )
+    assert read.batch_rows == 501
+
+
+def test_the_held_out_share_follows_the_source():
+    assert recipe().data.held_out == 0.08
+    assert recipe(SMALLEST + "data: {source: books}\n").data.held_out == 0.02
+
+
+def test_the_commented_recipe_reads_back_and_explains_every_key():
+    text = commented(recipe())
+    assert recipe(text) == recipe()
+    assert [line for line in text.splitlines() if line and "#" not in line and "kind" not in line] == []
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

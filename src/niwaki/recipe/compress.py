@@ -1,8 +1,8 @@
 """The recipe of `niwaki run` for `kind: compress`: score -> choose -> trim -> distill -> evaluate -> report.
 
-Every section is a frozen pydantic model; unknown keys are refused. Defaults follow the papers (minitron 2.6)
-where they do not depend on the hardware, and are scaled down to one machine and 100M tokens where they do.
-Rules that need no model are checked here; those that need the teacher's config are checked by `niwaki check`.
+Every section is a frozen pydantic model; unknown keys are refused. Defaults follow the papers
+(arXiv 2407.14679 and 2408.11796) where they do not depend on the hardware, and are scaled down to one machine and
+100M tokens where they do. Rules that need no model are checked here; those that need the teacher's config are checked by `niwaki check`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from niwaki.recipe.quantities import Count, Fraction, ModelSize, Number, Warmup
+from niwaki.recipe.quantities import Count, CountOrShare, Fraction, ModelSize, Number
 
 Axis = Literal["layer", "hidden", "ffn", "group"]
 Aggregation = Literal["mean", "l2", "var"]
+STDLIB_HELD_OUT = 0.08
 
 
 class Section(BaseModel):
@@ -32,18 +33,31 @@ class Data(Section):
     split: str = Field("train", description="split of a hub dataset")
     text_column: str = Field("text", description="column or key that holds the text")
     sequence_length_tokens: Count = Field(2048, gt=1, description="tokens of one training row")
-    held_out: Fraction = Field(0.02, gt=0, le=0.5, description="part of the documents never trained on")
+    held_out: Fraction = Field(
+        default_factory=lambda data: STDLIB_HELD_OUT if data.get("source") == "stdlib" else 0.02,
+        gt=0,
+        le=0.5,
+        description="part of the documents never trained on",
+    )
     max_tokens: Count | None = Field(None, gt=0, description="stop tokenising after so many; null for all")
 
     @model_validator(mode="after")
-    def _config_needs_the_hub(self) -> Self:
+    def _agree(self) -> Self:
         if self.source == "stdlib" and self.config is not None:
             raise ValueError("config belongs to a hub dataset, and source is stdlib. Remove it.")
+        if self.source == "stdlib" and self.held_out < STDLIB_HELD_OUT:
+            raise ValueError(
+                f"held_out {self.held_out:.3g} would train on modules that the bundled teacher and its task "
+                f"hold out. Write {STDLIB_HELD_OUT:.0%} or more for stdlib."
+            )
         return self
 
 
 class Score(Section):
-    """One calibration pass that scores every axis (minitron 2.1)."""
+    """One calibration pass that scores every axis.
+
+    arXiv 2407.14679, section 2.
+    """
 
     num_samples: Count = Field(1024, gt=0, description="calibration rows")
     batch_rows: Count = Field(8, gt=0, description="rows of one forward pass; changes speed only")
@@ -52,7 +66,10 @@ class Score(Section):
 
 
 class Choose(Section):
-    """Which smaller shape to cut (minitron 2.3)."""
+    """Which smaller shape to cut.
+
+    arXiv 2407.14679, section 2: a small grid inside an interval of sizes, each shape tried by a short distillation.
+    """
 
     to: ModelSize = Field(description="50% | 4B | 8GB | {low: 7.8B, high: 8.5B}")
     tolerance: Fraction | None = Field(
@@ -63,7 +80,9 @@ class Choose(Section):
     grid: dict[Axis, tuple[Count, ...]] | None = Field(None, description="sizes to try, per axis")
     max_candidates: Count = Field(8, gt=0, description="shapes to rank")
     rank: Literal["loss", "distill"] = Field("distill", description="by loss after the cut, or after a trial")
-    trial_tokens: Count = Field(4_000_000, gt=0, description="tokens of each trial distillation")
+    trial_tokens: CountOrShare = Field(
+        0.04, gt=0, description="tokens of each trial distillation, or a percentage of distill.tokens"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -84,14 +103,17 @@ class Choose(Section):
 
 
 class Distill(Section):
-    """Forward KL on logits at temperature 1 (minitron 2.4, 2.5)."""
+    """Forward KL on logits at temperature 1, without a language-model loss.
+
+    arXiv 2408.11796, section 3.
+    """
 
     tokens: Count = Field(100_000_000, gt=0, description="tokens to train on")
     batch_tokens: Count = Field(256_000, gt=0, description="tokens of one optimiser step, rounded to rows")
     micro_rows: Count = Field(4, gt=0, description="rows of one forward pass; less needs less memory")
     learning_rate: Number = Field(1e-4, gt=0, description="peak, after warm-up")
     min_learning_rate: Number = Field(1e-5, ge=0, description="at the end of the cosine")
-    warmup: Warmup = Field(0.05, description="steps, or a percentage of all steps")
+    warmup: CountOrShare = Field(0.05, description="steps, or a percentage of all steps")
     weight_decay: Number = Field(0.1, ge=0, description="AdamW, on matrices")
     clip_norm: Number = Field(1.0, gt=0, description="largest norm of the gradient")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU")
@@ -130,7 +152,7 @@ class Report(Section):
 
 
 class CompressRecipe(Section):
-    """A whole run of the compress line; see docs/recipes.md."""
+    """A large model to a smaller one: score, choose, trim, distill, evaluate, report. See docs/recipes.md."""
 
     kind: Literal["compress"]
     teacher: str = Field(description="model folder or hub name; 'sapling' is the bundled teacher")
@@ -145,8 +167,9 @@ class CompressRecipe(Section):
 
     @property
     def batch_rows(self) -> int:
-        """Rows of one optimiser step, at least one."""
-        return max(1, round(self.distill.batch_tokens / self.data.sequence_length_tokens))
+        """Rows of one optimiser step: whole micro-batches, as near to `distill.batch_tokens` as they come."""
+        micro_tokens = self.distill.micro_rows * self.data.sequence_length_tokens
+        return round(self.distill.batch_tokens / micro_tokens) * self.distill.micro_rows
 
     @property
     def num_steps(self) -> int:
@@ -154,9 +177,10 @@ class CompressRecipe(Section):
         return self.steps(self.distill.tokens)
 
     @property
-    def trial_steps(self) -> int:
-        """Optimiser steps of the trial distillation of one candidate."""
-        return self.steps(self.choose.trial_tokens)
+    def trial_tokens(self) -> int:
+        """Tokens of the trial distillation of one candidate."""
+        wanted = self.choose.trial_tokens
+        return wanted if isinstance(wanted, int) else math.ceil(wanted * self.distill.tokens)
 
     def steps(self, num_tokens: int) -> int:
         """Optimiser steps that see at least `num_tokens`."""
@@ -170,21 +194,17 @@ class CompressRecipe(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.distill.batch_tokens < self.data.sequence_length_tokens:
+        if self.distill.batch_tokens < self.distill.micro_rows * self.data.sequence_length_tokens:
             raise ValueError(
-                f"distill.batch_tokens ({self.distill.batch_tokens:,}) is shorter than one row of "
-                f"data.sequence_length_tokens ({self.data.sequence_length_tokens:,})."
-            )
-        if self.distill.micro_rows > self.batch_rows:
-            raise ValueError(
-                f"distill.micro_rows ({self.distill.micro_rows}) is more than the {self.batch_rows} rows of "
-                f"one step (distill.batch_tokens / data.sequence_length_tokens)."
+                f"distill.batch_tokens ({self.distill.batch_tokens:,}) is less than distill.micro_rows "
+                f"({self.distill.micro_rows}) rows of data.sequence_length_tokens "
+                f"({self.data.sequence_length_tokens:,})."
             )
         if self.warmup_steps(self.num_steps) >= self.num_steps > 1:
             raise ValueError(f"distill.warmup takes all {self.num_steps} steps of distill.tokens.")
-        if self.choose.rank == "distill" and self.choose.trial_tokens > self.distill.tokens:
+        if self.choose.rank == "distill" and self.trial_tokens > self.distill.tokens:
             raise ValueError(
-                f"choose.trial_tokens ({self.choose.trial_tokens:,}) is more than distill.tokens "
+                f"choose.trial_tokens ({self.trial_tokens:,}) is more than distill.tokens "
                 f"({self.distill.tokens:,}): a trial is the shorter run."
             )
         return self

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -40,12 +41,25 @@ def load(path: Path | str, schema: type[Recipe]) -> Recipe:
 def parse(text: str, schema: type[Recipe], *, name: str) -> Recipe:
     """Read the recipe in `text`; errors call it `name`. Raises RecipeError as `load` does."""
     tree, content = _read_yaml(text, name)
-    lines = dict(_lines(tree)) if tree is not None else {}
     if not isinstance(content, dict):
         raise RecipeError(
             f"{name}: a recipe is a list of 'key: value' lines, not {type(content).__name__}.",
             "Start one with `niwaki new compress`.",
         )
+    return build(content, schema, name=name, lines=dict(_lines(tree)) if tree is not None else {})
+
+
+def build(
+    content: dict[str, Any],
+    schema: type[Recipe],
+    *,
+    name: str,
+    lines: Mapping[tuple[int | str, ...], int] = MappingProxyType({}),
+) -> Recipe:
+    """Check `content` as `schema`. `lines` gives the line of a location, such as ("distill", "tokens").
+
+    Raises RecipeError with every problem, in the order of the lines.
+    """
     try:
         return schema.model_validate(content)
     except ValidationError as error:
@@ -54,13 +68,6 @@ def parse(text: str, schema: type[Recipe], *, name: str) -> Recipe:
     problems = [f"{name}:{line}: {what}" if line else f"{name}: {what}" for line, what in found]
     heading = [f"{name}: {len(problems)} problems:"] if len(problems) > 1 else []
     raise RecipeError("\n".join(heading + problems), "Every key is described in docs/recipes.md.")
-
-
-def dump(recipe: BaseModel) -> str:
-    """Write the resolved recipe, defaults included, as YAML that `parse` reads back to an equal object."""
-    return yaml.dump(
-        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
 
 
 def nearest(word: str, known: list[str]) -> str | None:
@@ -112,16 +119,9 @@ def _lines(node: yaml.Node, location: _Location = ()) -> Iterator[tuple[_Locatio
             yield from _lines(value, (*location, index))
 
 
-class _Dumper(yaml.SafeDumper):
-    """Lists in one line, as people write them."""
-
-
-_Dumper.add_representer(
-    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-)
-
-
-def _problem(detail: ErrorDetails, schema: type[BaseModel], lines: dict[_Location, int]) -> tuple[int, str]:
+def _problem(
+    detail: ErrorDetails, schema: type[BaseModel], lines: Mapping[_Location, int]
+) -> tuple[int, str]:
     """The line of a problem (0 when the file has none for it) and the sentence about it."""
     location = tuple(part for part in detail["loc"] if part != "[key]")
     line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), 0)

@@ -65,8 +65,8 @@ def parse_number(value: object) -> float:
     return float(number)
 
 
-def parse_warmup(value: object) -> int | float:
-    """Read a number of steps (`40`, an int) or a share of all steps (`5%`, a float)."""
+def parse_count_or_share(value: object) -> int | float:
+    """Read a count (`40`, an int) or a share of something else (`5%`, a float)."""
     if isinstance(value, float) and not isinstance(value, bool):
         return parse_fraction(value)
     if isinstance(value, str) and ("%" in value or "." in value):
@@ -88,8 +88,9 @@ def format_fraction(fraction: float) -> str:
     return f"{(Decimal(repr(fraction)) * 100).normalize():f}%"
 
 
-def _format_warmup(warmup: int | float) -> int | str:
-    return warmup if isinstance(warmup, int) else format_fraction(warmup)
+def format_count_or_share(value: int | float) -> int | str:
+    """Write a count or a share so that `parse_count_or_share` reads it back."""
+    return format_count(value) if isinstance(value, int) else format_fraction(value)
 
 
 @dataclass(frozen=True)
@@ -203,5 +204,7 @@ def _nearest_count(number: Decimal, suffix: str) -> str:
 Count = Annotated[int, BeforeValidator(parse_count), PlainSerializer(format_count)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction), PlainSerializer(format_fraction)]
 Number = Annotated[float, BeforeValidator(parse_number)]
-Warmup = Annotated[int | float, BeforeValidator(parse_warmup), PlainSerializer(_format_warmup)]
+CountOrShare = Annotated[
+    int | float, BeforeValidator(parse_count_or_share), PlainSerializer(format_count_or_share)
+]
 ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]
