@@ -1,8 +1,9 @@
 """The recipe of `niwaki run` for `kind: compress`: score -> choose -> trim -> distill -> evaluate -> report.
 
 Every section is a frozen pydantic model; unknown keys are refused. Defaults follow the papers
-(arXiv 2407.14679 and 2408.11796) where they do not depend on the hardware, and are scaled down to one machine and
-100M tokens where they do. Rules that need no model are checked here; those that need the teacher's config are checked by `niwaki check`.
+(arXiv 2407.14679 and 2408.11796) where they do not depend on the hardware, and are scaled down to one machine
+and 100M tokens where they do. Rules that need no model are checked here; those that need the teacher's config
+are checked by `niwaki check`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Score(Section):
 class Choose(Section):
     """Which smaller shape to cut.
 
-    arXiv 2407.14679, section 2: a small grid inside an interval of sizes, each shape tried by a short distillation.
+    arXiv 2407.14679, section 2: a small grid inside an interval of sizes, each shape tried by a short run.
     """
 
     to: ModelSize = Field(description="50% | 4B | 8GB | {low: 7.8B, high: 8.5B}")
@@ -213,3 +214,24 @@ class CompressRecipe(Section):
 def _is_interval(data: dict[str, object]) -> bool:
     size = data.get("to")
     return getattr(size, "interval", None) is not None
+
+
+def starter() -> CompressRecipe:
+    """What `niwaki new compress` writes: the bundled teacher to half its size, in minutes, offline."""
+    return CompressRecipe.model_validate(
+        {
+            "kind": "compress",
+            "teacher": "sapling",
+            "data": {"sequence_length_tokens": 256},
+            "score": {"num_samples": 256},
+            "choose": {"to": "50%", "max_candidates": 4},
+            "distill": {
+                "tokens": "1M",
+                "batch_tokens": 4096,
+                "learning_rate": 1e-3,
+                "min_learning_rate": 1e-4,
+            },
+            "evaluate": {"num_tokens": "100k"},
+            "report": {"prompts": ["def read_lines(path):\n"]},
+        }
+    )

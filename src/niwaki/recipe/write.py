@@ -11,17 +11,25 @@ _COMMENT_COLUMN = 34
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists in one line, as people write them."""
+    """Lists in one line, line breaks as \\n."""
 
 
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if "\n" in text else None
+    ),
+)
 
 
 def dump(recipe: BaseModel) -> str:
     """The resolved recipe, defaults included; `load.parse` reads it back to an equal object."""
-    return _yaml(recipe.model_dump(mode="json"))
+    return yaml.dump(
+        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
 
 
 def commented(recipe: BaseModel) -> str:
@@ -46,15 +54,9 @@ def _row(key: str, value: Any, description: str | None) -> str:
 
 
 def _inline(value: Any) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
-        .removesuffix("\n")
-        .removesuffix("\n...")
-    )
-
-
-def _yaml(content: Any) -> str:
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    """A value in one line."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _first_sentence(model: BaseModel) -> str:
