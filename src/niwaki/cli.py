@@ -126,7 +126,7 @@ def check(
 ) -> None:
     """Plan a recipe, loading no weights.
 
-    Shows shapes, memory, time, what it reads and writes, and whatever would go wrong; the exit code is 2 then.
+    Shows shapes, memory, time, what it reads and writes, and what would go wrong (exit code 2 then).
     """
     read, run_directory = _open(recipe, out)
     from niwaki.pipelines.plan import plan
@@ -268,3 +268,7 @@ def _open(path: Path, out: Path | None) -> tuple[CompressRecipe, Path]:
 def main() -> None:
     """Entry point of the `niwaki` command."""
     app()
+
+
+if __name__ == "__main__":
+    main()
