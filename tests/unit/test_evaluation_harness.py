@@ -23,11 +23,10 @@ from transformers import (
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.harness import run_tasks
-from niwaki.sapling.next_line.dataset import QUESTIONS
+from niwaki.sapling.next_line.dataset import QUESTIONS, TASK_FOLDER
 
 pytest.importorskip("lm_eval", reason="needs niwaki[eval]")
 
-TASK_FOLDER = QUESTIONS.parent
 NUM_QUESTIONS = 24
 
 

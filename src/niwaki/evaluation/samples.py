@@ -6,6 +6,7 @@ In: a model, its tokenizer and prompts. Out: one continuation for each prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ def _continue(
     ids = encoded["input_ids"].long()
     if ids.shape[1] == 0:
         raise EvaluationError(f"prompt {prompt!r} has no tokens.", "Give a prompt with text in it.")
-    how = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if seed is not None:
         how = {"do_sample": True, "temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0}
     with torch.random.fork_rng():

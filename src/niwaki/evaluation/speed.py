@@ -1,8 +1,8 @@
 """How fast models read and write on this machine, measured against one another in the same minutes.
 
-In: models on the device where they shall run. Out: a `Speed` for each. Rounds take the models in turn, forwards
-and then backwards, so that a slow moment of the machine hits all of them and drift cancels; medians of rounds
-are reported, and ratios are taken inside a round before their median is.
+In: models on the device where they shall run. Out: a `Speed` for each. Rounds take the models in turn,
+forwards and then backwards, so that a slow moment of the machine hits all of them and drift cancels; medians
+of rounds are reported, and ratios are taken inside a round before their median is.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _check(
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and prompt_tokens + new_tokens > positions:
             raise EvaluationError(
-                f"model {name!r} has {positions} positions; {prompt_tokens} prompt and {new_tokens} new tokens "
-                "do not fit.",
+                f"model {name!r} has {positions} positions; {prompt_tokens} prompt tokens and {new_tokens} new "
+                "ones do not fit.",
                 "Lower prompt_tokens or new_tokens.",
             )
