@@ -231,6 +231,10 @@ def _strips(rows: list[list[Unit]], x: float, y: float, width: float, row: float
                 )
             )
             position += len(members)
+        num_kept = sum(unit.kept for unit in units)
+        if not spaced and 0 < num_kept < len(units):
+            top, border = y + (len(rows) - 1 - layer) * row, x + num_kept * step
+            cells.append(tag("line", x1=border, x2=border, y1=top, y2=top + row, class_="border solid"))
         if spaced and step >= 8:
             cells += _crosses(units, x, y + (len(rows) - 1 - layer) * row, step, row)
     return tag("g", *cells)
