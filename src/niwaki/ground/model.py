@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +20,7 @@ from transformers import (
 from niwaki.errors import CheckpointError
 
 SAPLING = "sapling"
+_STOCK_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
 
 
 def model_path(name: str | Path) -> str:
@@ -45,6 +47,24 @@ def model_path(name: str | Path) -> str:
             "Give an existing folder, a hub name such as Qwen/Qwen3-8B, or sapling.",
         )
     return str(name)
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder of a model: itself, the bundled one, or what a hub name was downloaded to.
+
+    Raises:
+        CheckpointError: the hub has no such model, or cannot be reached.
+    """
+    path = model_path(name)
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, allow_patterns=_STOCK_FILES))
+    except Exception as error:
+        raise CheckpointError(
+            f"Model {str(name)!r} is no folder, and the hub does not give it: {str(error).splitlines()[0]}",
+            "Check the name and the network, log in with `hf auth login` if it is gated, or give a folder.",
+        ) from error
 
 
 def load_model(
