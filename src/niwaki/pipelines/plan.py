@@ -1,7 +1,6 @@
 """What a compress recipe will do, before anything is loaded: shapes, costs, problems.
 
-In: a recipe. Out: a `Plan`, from the teacher's config and the axis tables alone; see docs/compress.md for what
-the estimates leave out.
+In: a recipe. Out: a `Plan`, from the teacher's config and the axis tables alone.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ class Plan:
 def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None) -> Plan:
     """Plan `recipe` for the run directory `out`, which is not touched.
 
-    `flops_per_s` is what training sustains here; None measures it for a moment. Nothing is raised for a recipe
-    that cannot work: the reasons are in `problems`.
+    `flops_per_s` is what training sustains here; None measures it for a moment. Nothing is raised for a
+    recipe that cannot work: the reasons are in `problems`.
     """
     problems: list[NiwakiError] = []
     config, teacher = None, None

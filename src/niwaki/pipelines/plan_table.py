@@ -8,7 +8,7 @@ from rich.text import Text
 
 from niwaki.ground.family import FAMILIES
 from niwaki.pipelines.costs import Shape
-from niwaki.pipelines.plan import EFFICIENCY, Plan
+from niwaki.pipelines.plan import Plan
 
 _SHOWN_AXES = ("layer", "hidden", "ffn", "kv", "group", "dim", "expert", "effn", "vocab")
 
@@ -20,9 +20,8 @@ def show(plan: Plan) -> None:
         console.print(_shapes(plan, plan.teacher))
     if plan.stages:
         console.print(_stages(plan))
-        speed = plan.flops_per_s / 1e9
         console.print(
-            f"About {in_words(plan.duration_s)} at {speed:,.0f} GFLOP/s ({EFFICIENCY:.0%} of a large matrix product). "
+            f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."
         )
     console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)

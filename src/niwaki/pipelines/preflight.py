@@ -43,8 +43,9 @@ def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
         )
     free_bytes = shutil.disk_usage(_existing(out)).free
     if written_bytes > free_bytes:
+        needed, free = f"{written_bytes / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"
         yield RunError(
-            f"out {str(out)!r} needs about {written_bytes / 1e9:.1f} GB of disk; {free_bytes / 1e9:.1f} GB are free.",
+            f"out {str(out)!r} needs about {needed} of disk; {free} are free.",
             "Free some space, or give an `out` on a larger disk.",
         )
 
@@ -83,7 +84,7 @@ def _tokenizer(teacher: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
         return
     if len(tokenizer) > config.vocab_size:
         yield CheckpointError(
-            f"teacher {teacher!r}: its tokenizer knows {len(tokenizer)} tokens, the model {config.vocab_size}.",
+            f"teacher {teacher!r}: its tokenizer has {len(tokenizer)} tokens, it has {config.vocab_size}.",
             "Put the model's own tokenizer beside it.",
         )
 
@@ -92,7 +93,7 @@ def _context(sequence_length_tokens: int, config: PreTrainedConfig) -> Iterator[
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and sequence_length_tokens > longest:
         yield RecipeError(
-            f"data.sequence_length_tokens {sequence_length_tokens} is more than the teacher's context of {longest}.",
+            f"data.sequence_length_tokens {sequence_length_tokens} is above the teacher's context of {longest}.",
             f"Write {longest} or less.",
         )
 
