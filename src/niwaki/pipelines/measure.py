@@ -42,7 +42,8 @@ def measure(
         tasks: names of lm-eval, or of tasks under `include_path`.
 
     Returns:
-        {"loss": {"nats_per_token", "bits_per_byte", "num_tokens"} with [mean, low, high] at 95 %, "tasks": {...}}.
+        {"loss": {"nats_per_token", "bits_per_byte", "num_tokens"}, "tasks": {...}}, the first two as
+        [mean, low, high] at 95 %.
     """
     if data is not None:
         documents = stdlib_documents("held_out") if data == "stdlib" else read_documents(data)

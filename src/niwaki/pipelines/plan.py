@@ -18,6 +18,7 @@ from niwaki.ground.family import Family, family_of
 from niwaki.ground.model import model_path
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.preflight import preflight
+from niwaki.pruning.architecture import Budget, candidates
 from niwaki.recipe.compress import CompressRecipe
 
 # Training reaches about this part of the speed of one large matrix product.
@@ -29,7 +30,7 @@ FEWEST_STEPS = 100
 class Plan:
     """What will happen. With `problems` it cannot; then `teacher` may be None and the rest empty.
 
-    `candidates` are the shapes to be ranked, largest first; the costs are for the largest of them.
+    `candidates` are the shapes to be ranked; the costs are for the largest of them.
     `flops_per_s` is what the machine is taken to sustain.
     """
 
@@ -67,23 +68,22 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
     """
     problems: list[NiwakiError] = []
     config, teacher = None, None
-    candidates: tuple[Shape, ...] = ()
+    shapes: list[Shape] = []
     try:
         config = read_config(recipe.teacher)
         family = family_of(config)
-        sizes = family.axis_sizes(config)
-        teacher = shape_of(family, config, sizes)
-        candidates = find_candidates(recipe, family, config, sizes)
+        teacher = shape_of(family, config, family.axis_sizes(config))
+        shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config)]
     except NiwakiError as error:
         problems.append(error)
-    bytes_per_weight = (getattr(config, "dtype", None) or torch.float32).itemsize
+    bytes_per_weight = 4 if config is None else weight_bytes(config)
     stages: tuple[StageCost, ...] = ()
-    if teacher is not None and candidates:
-        work = amounts(recipe, num_candidates=len(candidates))
+    if teacher is not None and shapes:
+        work = amounts(recipe, num_candidates=len(shapes))
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
             teacher,
-            candidates[0],
+            max(shapes, key=lambda shape: shape.num_parameters),
             work,
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
@@ -95,7 +95,7 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         out=out,
         teacher=teacher,
         bytes_per_weight=bytes_per_weight,
-        candidates=candidates,
+        candidates=tuple(shapes),
         stages=stages,
         flops_per_s=flops_per_s or measure_flops_per_s(),
         problems=tuple(problems),
@@ -114,9 +114,53 @@ def read_config(model: str) -> PreTrainedConfig:
         ) from error
 
 
+def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[dict[str, int]]:
+    """The shapes, axis -> size, that the recipe ranks for a teacher of this config, in order of preference.
+
+    Raises:
+        FamilyError: there is no table for this family.
+        BudgetError: no shape is inside the budget.
+        RecipeError: a value of the grid is none that the teacher can take.
+    """
+    family = family_of(config)
+    sizes, tied = family.axis_sizes(config), _is_tied(config)
+    budget = budget_of(
+        recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
+    )
+    grid = recipe.choose.grid
+    return candidates(
+        family,
+        sizes,
+        budget=budget,
+        tied=tied,
+        grid=None if grid is None else {str(axis): values for axis, values in grid.items()},
+        axes=recipe.choose.axes,
+        limit=recipe.choose.max_candidates,
+    )
+
+
+def budget_of(recipe: CompressRecipe, *, num_parameters: int, parameter_bytes: int) -> Budget:
+    """What `choose.to` asks of a teacher with `num_parameters`, saved with `parameter_bytes` each."""
+    to, tolerance = recipe.choose.to, recipe.choose.tolerance
+    if to.interval is not None:
+        return Budget.between(*to.interval)
+    assert tolerance is not None, "the recipe has a tolerance wherever there is no interval"
+    if to.num_bytes is not None:
+        return Budget.of_bytes(to.num_bytes, parameter_bytes=parameter_bytes, tolerance=tolerance)
+    target = (
+        to.num_parameters if to.num_parameters is not None else round((to.fraction or 0) * num_parameters)
+    )
+    return Budget.around(target, tolerance=tolerance)
+
+
+def weight_bytes(config: PreTrainedConfig) -> int:
+    """Bytes of one saved weight, float32 where the config does not say."""
+    return (getattr(config, "dtype", None) or torch.float32).itemsize
+
+
 def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int]) -> Shape:
     """Count a model of `sizes`, and what of it works on each token."""
-    tied = bool(getattr(config, "tie_word_embeddings", False))
+    tied = _is_tied(config)
     visited = dict(sizes)
     if "expert" in visited:
         visited["expert"] = min(visited["expert"], getattr(config, "num_experts_per_tok", visited["expert"]))
@@ -156,6 +200,10 @@ def measure_flops_per_s() -> float:
 
     product_s()
     return EFFICIENCY * 2 * size**3 / min(product_s() for _ in range(5))
+
+
+def _is_tied(config: PreTrainedConfig) -> bool:
+    return bool(getattr(config, "tie_word_embeddings", False))
 
 
 def _trains_in_bfloat16(recipe: CompressRecipe) -> bool:

@@ -10,7 +10,8 @@ from niwaki.ground.family import FAMILIES
 from niwaki.pipelines.costs import Shape
 from niwaki.pipelines.plan import Plan
 
-_SHOWN_AXES = ("layer", "hidden", "ffn", "kv", "group", "dim", "expert", "effn", "vocab")
+# Not dim and vocab, which no cut changes.
+_SHOWN_AXES = ("layer", "hidden", "ffn", "kv", "group", "expert", "effn")
 
 
 def show(plan: Plan) -> None:
@@ -24,8 +25,8 @@ def show(plan: Plan) -> None:
             f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."
         )
-    console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
-    console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)
+        console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
+        console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)
     errors = Console(stderr=True, highlight=False)
     for warning in plan.warnings:
         errors.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
@@ -38,10 +39,10 @@ def show(plan: Plan) -> None:
 
 def show_families() -> None:
     """Print every supported family with the axes that can be trimmed."""
-    table = Table("family", "axes that can be trimmed", "note", box=None)
+    table = Table("family", "axes that can be trimmed", box=None)
     for name, family in sorted(FAMILIES.items()):
-        note = "hidden and heads shrink together" if family.hidden_is_heads else ""
-        table.add_row(name, " ".join(family.axes), note)
+        note = " (hidden and heads together)" if family.hidden_is_heads else ""
+        table.add_row(name, " ".join(family.axes) + note)
     Console(highlight=False).print(table)
 
 
@@ -65,16 +66,16 @@ def in_words(duration_s: float) -> str:
 
 def _shapes(plan: Plan, teacher: Shape) -> Table:
     axes = [axis for axis in _SHOWN_AXES if axis in teacher.sizes]
-    table = Table("", "parameters", "of teacher", "weights", *axes, box=None)
+    table = Table("shape", "parameters", "part", "weights", *axes, box=None)
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     shapes = [("teacher", teacher)]
-    shapes += [(f"candidate {number}", shape) for number, shape in enumerate(plan.candidates, 1)]
+    shapes += [(str(number), shape) for number, shape in enumerate(plan.candidates, 1)]
     for name, shape in shapes:
         table.add_row(
             name,
             f"{shape.num_parameters:,}",
-            f"{shape.num_parameters / teacher.num_parameters:.1%}",
+            f"{shape.num_parameters / teacher.num_parameters:.0%}",
             in_bytes(shape.num_parameters * plan.bytes_per_weight),
             *(str(shape.sizes[axis]) for axis in axes),
         )

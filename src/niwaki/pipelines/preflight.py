@@ -41,11 +41,12 @@ def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
             f"out {str(out)!r} already holds files, and they are not a run.",
             "Give a new folder, or the folder of the run that is to go on.",
         )
+    held_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     free_bytes = shutil.disk_usage(_existing(out)).free
-    if written_bytes > free_bytes:
-        needed, free = f"{written_bytes / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"
+    if written_bytes - held_bytes > free_bytes:
+        needed, free = f"{(written_bytes - held_bytes) / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"
         yield RunError(
-            f"out {str(out)!r} needs about {needed} of disk; {free} are free.",
+            f"out {str(out)!r} needs about {needed} more of disk; {free} are free.",
             "Free some space, or give an `out` on a larger disk.",
         )
 
@@ -93,7 +94,7 @@ def _context(sequence_length_tokens: int, config: PreTrainedConfig) -> Iterator[
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and sequence_length_tokens > longest:
         yield RecipeError(
-            f"data.sequence_length_tokens {sequence_length_tokens} is above the teacher's context of {longest}.",
+            f"data.sequence_length_tokens is {sequence_length_tokens}, but the teacher's context {longest}.",
             f"Write {longest} or less.",
         )
 
@@ -108,6 +109,10 @@ def _tasks(recipe: CompressRecipe) -> Iterator[NiwakiError]:
         from niwaki.evaluation.harness import find_tasks
 
         try:
-            find_tasks(recipe.evaluate.tasks, include_path=recipe.evaluate.include_path)
+            find_tasks(recipe.evaluate.tasks, include_path=_folder(recipe.evaluate.include_path))
         except NiwakiError as error:
             yield error
+
+
+def _folder(path: str | None) -> Path | None:
+    return None if path is None else Path(path)
