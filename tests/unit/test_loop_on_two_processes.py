@@ -34,8 +34,8 @@ def loss(model, batch):
     return total, {}
 
 fit(model, Uneven(), loss, out=Path(sys.argv[1]), num_steps=int(sys.argv[2]), batch_rows=8, micro_rows=2,
-    learning_rate=1e-2, min_learning_rate=1e-2, precision="float32", save_every_steps=2, held_out=rows, held_out_rows=5,
-    evaluate_every_steps=2)
+    learning_rate=1e-2, min_learning_rate=1e-2, precision="float32", save_every_steps=2, held_out=rows,
+    held_out_rows=5, evaluate_every_steps=2)
 """
 
 

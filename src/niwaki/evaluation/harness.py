@@ -88,7 +88,7 @@ def run_tasks(
             "the tokenizer has neither a beginning-of-text nor an end-of-text token.", "Set its `eos_token`."
         )
     with _quiet(), _private_random_state(), evaluating(model):
-        manager = _task_manager(tasks, include_path)
+        manager = find_tasks(tasks, include_path)
         lm = SharedPrefixLM(
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
@@ -105,8 +105,11 @@ def run_tasks(
     return {task: _result(task, raw) for task in raw["results"]}
 
 
-def _task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
-    """Index the local folder alone when that suffices: indexing all of lm-eval takes seconds."""
+def find_tasks(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
+    """An index with all of `tasks`: of the local folder alone when that suffices, for all takes seconds.
+
+    Raises EvaluationError for a task that is nowhere, with the nearest names.
+    """
     from lm_eval.tasks import TaskManager
 
     if include_path is not None:

@@ -229,10 +229,10 @@ def _choice(raw: dict[str, Any]) -> Choice:
 def _trim(raw: dict[str, Any]) -> Trim:
     return Trim(
         keep=dict(raw["keep"]),
-        sizes_from=dict(raw["sizes_from"]),
-        sizes_to=dict(raw["sizes_to"]),
-        num_parameters_from=int(raw["num_parameters_from"]),
-        num_parameters_to=int(raw["num_parameters_to"]),
+        sizes_from=dict(raw["parent_sizes"]),
+        sizes_to=dict(raw["sizes"]),
+        num_parameters_from=int(raw["num_parent_parameters"]),
+        num_parameters_to=int(raw["num_parameters"]),
     )
 
 
