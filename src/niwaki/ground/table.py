@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import torch
@@ -55,8 +54,7 @@ class Family:
     Attributes:
         model_type: as in config.json.
         tensors: name pattern -> axis expression, for the names of `model.state_dict()`. A pattern may hold
-            `{layer}`. A line may end in ` if FIELD` or ` if not FIELD`: it is there only when that config
-            field is true (false).
+            `{layer}`. A line may end in ` if FIELD`: the tensor is there only when that config field is true.
         sizes: axis -> config field. `group` and `dim` are derived from `num_attention_heads` and `head_dim`.
         saved: pattern of `tensors` -> the lines that replace it on disk, where `transformers` stores other
             names than it holds in memory. Their patterns may also hold `{expert}`.
@@ -66,6 +64,8 @@ class Family:
         per_layer_fields: config lists with one entry per layer.
         requires: config field -> the only value that this table describes.
         hidden_is_heads: the model computes its head size as hidden / heads, so both must move together.
+        heads_divide_hidden: the config class refuses a hidden size that is no multiple of the number of
+            heads, although head_dim is written.
         scaled_embedding: the model multiplies its embeddings by sqrt(hidden).
         norm_offset: what the model adds to the weight of its norms (gemma: 1).
         tied: the head shares the embedding's weights; set by `of`.
@@ -83,6 +83,7 @@ class Family:
     per_layer_fields: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     hidden_is_heads: bool = False
+    heads_divide_hidden: bool = False
     scaled_embedding: bool = False
     norm_offset: float = 0.0
     tied: bool = False
@@ -129,8 +130,8 @@ class Family:
         """Where to listen when scoring; see `Sites`."""
         return Sites(
             block=self.layer_prefix,
-            ffn=self._owner("hidden ffn"),
-            heads=self._owner("hidden (kv group dim)") or self._owner("hidden (kv dim)") or "",
+            ffn=next(self._modules("hidden ffn"), None),
+            heads=next(self._modules("hidden (kv group dim)", "hidden (kv dim)")),
             norms=tuple(f"{self.layer_prefix}.{name}" for name in self.norms),
             embedding=self.embedding,
             head=self.head,
@@ -247,14 +248,23 @@ class Family:
                 raise FamilyError(
                     f"{self.model_type}: axis {axis!r} has size {size}.", "Every axis needs at least 1."
                 )
-        width = prod(sizes[axis] for axis in ("kv", "group", "dim"))
-        if self.hidden_is_heads and sizes["hidden"] != width:
+        heads, hidden = sizes["kv"] * sizes["group"], sizes["hidden"]
+        width = heads * sizes["dim"]
+        if self.hidden_is_heads and hidden != width:
             per_kv = sizes["group"] * sizes["dim"]
-            nearest = max(1, round(sizes["hidden"] / per_kv))
+            nearest = max(1, round(hidden / per_kv))
             raise FamilyError(
                 f"{self.model_type}: hidden must equal kv * group * dim, because the config has no head_dim; "
-                f"got hidden={sizes['hidden']} and kv * group * dim = {width}.",
+                f"got hidden={hidden} and kv * group * dim = {width}.",
                 f"Use hidden={width}, or kv={nearest} with hidden={nearest * per_kv}.",
+            )
+        if self.heads_divide_hidden and hidden % heads:
+            below = hidden // heads * heads
+            nearest_sizes = f"{below} or {below + heads}" if below else str(heads)
+            raise FamilyError(
+                f"{self.model_type}: hidden must be a multiple of the number of heads, kv * group = {heads}, "
+                f"or transformers refuses the config; got hidden={hidden}.",
+                f"Use hidden={nearest_sizes}, or a number of heads that divides {hidden}.",
             )
 
     def resize(self, config: PreTrainedConfig, sizes: Sizes, keep: Keep | None = None) -> PreTrainedConfig:
@@ -323,9 +333,10 @@ class Family:
             for written, line in self.saved.get(pattern, {}).items():
                 yield patterns.match(written, line, name)
 
-    def _owner(self, expr: str) -> str | None:
-        owners = [p.removesuffix(".weight") for p, e in self.tensors.items() if e == expr]
-        return owners[0] if owners else None
+    def _modules(self, *exprs: str) -> Iterator[str]:
+        for pattern, expr in self.tensors.items():
+            if expr in exprs:
+                yield pattern.removesuffix(".weight")
 
     @property
     def _file(self) -> str:
@@ -338,9 +349,7 @@ def _expr(line: str) -> str:
 
 def _present(line: str, config: PreTrainedConfig) -> str | None:
     expr, _, condition = line.partition(" if ")
-    wanted = not condition.startswith("not ")
-    name = condition.removeprefix("not ")
-    return expr if not name or bool(getattr(config, name, False)) == wanted else None
+    return expr if not condition or getattr(config, condition, False) else None
 
 
 def _position(kept: Tensor, number: int) -> int | None:

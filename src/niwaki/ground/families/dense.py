@@ -28,7 +28,7 @@ LLAMA_BIASES = ATTENTION_BIASES | only_if("mlp_bias", GATED_MLP_BIASES)
 LAYER_TYPES = ("layer_types",)
 
 LLAMA_LIKE = (
-    Family("llama", LLAMA | LLAMA_BIASES, SIZES),
+    Family("llama", LLAMA | LLAMA_BIASES, SIZES, heads_divide_hidden=True),
     Family("mistral", LLAMA, SIZES),
     Family("granite", LLAMA | LLAMA_BIASES, SIZES),
     Family("smollm3", LLAMA | LLAMA_BIASES, SIZES, per_layer_fields=(*LAYER_TYPES, "no_rope_layers")),
@@ -59,6 +59,7 @@ GEMMA_LIKE = (
         SIZES,
         norms=GEMMA_FEEDING_NORMS,
         per_layer_fields=LAYER_TYPES,
+        heads_divide_hidden=True,
         scaled_embedding=True,
         norm_offset=1.0,
     ),
@@ -68,6 +69,7 @@ GEMMA_LIKE = (
         SIZES,
         norms=GEMMA_FEEDING_NORMS,
         per_layer_fields=LAYER_TYPES,
+        heads_divide_hidden=True,
         scaled_embedding=True,
         norm_offset=1.0,
     ),
