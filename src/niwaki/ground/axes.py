@@ -175,7 +175,7 @@ def _join(pieces: list[Tensor], num_blocks: list[int]) -> Tensor:
 def _take_blocks(
     tensor: Tensor, blocks: tuple[Block, ...], expr: str, sizes: Sizes, keep: Keep, layer: int | None
 ) -> Tensor:
-    """Take from a tensor whose dimensions are one block each: unflatten to one dim per axis, select, flatten."""
+    """Take from a tensor whose dimensions are one block each: one dim per axis, select, flatten again."""
     names = tuple(chain.from_iterable(blocks))
     selected = _select(
         tensor.reshape([_axis_size(name, expr, sizes) for name in names]),

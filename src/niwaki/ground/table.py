@@ -7,32 +7,22 @@ and `docs/families.md` says how to write one.
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from math import prod
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PreTrainedConfig
 
 from niwaki.errors import FamilyError
-from niwaki.ground import axes
+from niwaki.ground import patterns
+from niwaki.ground.axes import AXES, Keep, Sizes, axes_of, count, parse, shape, take
+from niwaki.ground.configs import cut_layers, read_sizes, write_sizes
+from niwaki.ground.patterns import Match
 
 Lines = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Match:
-    """The one line of a table that describes a tensor."""
-
-    expr: str
-    layer: int | None
-    pattern: str
-    expert: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +54,18 @@ class Family:
     Attributes:
         model_type: as in config.json.
         tensors: name pattern -> axis expression, for the names of `model.state_dict()`. A pattern may hold
-            `{layer}`. A line may end in ` if FIELD` or ` if not FIELD`: it is there only when that config
-            field is true (false).
+            `{layer}`. A line may end in ` if FIELD`: the tensor is there only when that config field is true.
         sizes: axis -> config field. `group` and `dim` are derived from `num_attention_heads` and `head_dim`.
         saved: pattern of `tensors` -> the lines that replace it on disk, where `transformers` stores other
             names than it holds in memory. Their patterns may also hold `{expert}`.
+        unread: patterns of tensors that old checkpoints carry on disk and no model reads.
         embedding, head, final_norm: names of these modules.
         norms: modules of a layer, below its prefix, for `Sites.norms`.
         per_layer_fields: config lists with one entry per layer.
         requires: config field -> the only value that this table describes.
         hidden_is_heads: the model computes its head size as hidden / heads, so both must move together.
+        heads_divide_hidden: the config class refuses a hidden size that is no multiple of the number of heads,
+            even where head_dim makes that meaningless.
         scaled_embedding: the model multiplies its embeddings by sqrt(hidden).
         norm_offset: what the model adds to the weight of its norms (gemma: 1).
         tied: the head shares the embedding's weights; set by `of`.
@@ -83,6 +75,7 @@ class Family:
     tensors: Lines
     sizes: Lines
     saved: Mapping[str, Lines] = field(default_factory=dict)
+    unread: tuple[str, ...] = ("model.layers.{layer}.self_attn.rotary_emb.inv_freq",)
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
     final_norm: str = "model.norm"
@@ -90,11 +83,12 @@ class Family:
     per_layer_fields: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     hidden_is_heads: bool = False
+    heads_divide_hidden: bool = False
     scaled_embedding: bool = False
     norm_offset: float = 0.0
     tied: bool = False
 
-    def of(self, config: PretrainedConfig) -> Family:
+    def of(self, config: PreTrainedConfig) -> Family:
         """Resolve the lines that depend on `config`: the result has exactly the tensors of that model.
 
         Raises:
@@ -117,13 +111,13 @@ class Family:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes that this family can trim, in the order of `axes.AXES`.
+        """The axes that this family can trim, in the order of `AXES`.
 
         `dim` is never trimmed (rotary embeddings pair its entries), nor is `vocab` (that needs a new
         tokenizer).
         """
-        named = {name for expr in self.tensors.values() for name in axes.axes_of(expr)} | {"layer"}
-        return tuple(name for name in axes.AXES if name in named - {"dim", "vocab"})
+        named = {name for line in self.tensors.values() for name in axes_of(_expr(line))} | {"layer"}
+        return tuple(name for name in AXES if name in named - {"dim", "vocab"})
 
     @cached_property
     def layer_prefix(self) -> str:
@@ -136,8 +130,8 @@ class Family:
         """Where to listen when scoring; see `Sites`."""
         return Sites(
             block=self.layer_prefix,
-            ffn=self._owner("hidden ffn"),
-            heads=self._owner("hidden (kv group dim)") or self._owner("hidden (kv dim)") or "",
+            ffn=next(self._modules("hidden ffn"), None),
+            heads=next(self._modules("hidden (kv group dim)", "hidden (kv dim)")),
             norms=tuple(f"{self.layer_prefix}.{name}" for name in self.norms),
             embedding=self.embedding,
             head=self.head,
@@ -150,7 +144,7 @@ class Family:
         return tuple(
             pattern
             for pattern, expr in self.tensors.items()
-            if "{layer}" in pattern and len(axes.parse(expr)) > 1 and expr != "expert hidden"
+            if "{layer}" in pattern and len(parse(expr)) > 1 and expr != "expert hidden"
         )
 
     def match(self, name: str) -> Match:
@@ -172,22 +166,11 @@ class Family:
             f"Remove all but one of these lines from families/{self._file}.",
         )
 
-    def axis_sizes(self, config: PretrainedConfig) -> dict[str, int]:
+    def axis_sizes(self, config: PreTrainedConfig) -> dict[str, int]:
         """Read axis -> size from a config."""
-        found = {axis: getattr(config, name, None) for axis, name in self.sizes.items()}
-        heads = config.num_attention_heads
-        kv = found["kv"] or heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        found |= {"kv": kv, "group": heads // kv, "dim": head_dim}
-        missing = [self.sizes[axis] for axis, size in found.items() if size is None]
-        if missing:
-            raise FamilyError(
-                f"{self.model_type}: the config has no field {missing[0]!r}.",
-                "Check that config.json is complete.",
-            )
-        return {axis: found[axis] for axis in axes.AXES if axis in found}
+        return read_sizes(config, self.sizes)
 
-    def shapes(self, sizes: axes.Sizes, *, saved: bool = False) -> dict[str, tuple[int, ...]]:
+    def shapes(self, sizes: Sizes, *, saved: bool = False) -> dict[str, tuple[int, ...]]:
         """List every tensor of a model of these sizes: name -> shape.
 
         Args:
@@ -201,10 +184,10 @@ class Family:
                 continue
             lines = self.saved.get(pattern, {pattern: expr}) if saved else {pattern: expr}
             for written, line in lines.items():
-                names |= dict.fromkeys(_expand(written, sizes), axes.shape(line, sizes))
+                names |= dict.fromkeys(patterns.expand(written, sizes), shape(line, sizes))
         return names
 
-    def count(self, sizes: axes.Sizes, *, tied: bool) -> int:
+    def count(self, sizes: Sizes, *, tied: bool) -> int:
         """Count the parameters of a model of these sizes, from the table alone.
 
         Args:
@@ -212,14 +195,16 @@ class Family:
             tied: the head shares the embedding's weights, which then count once.
         """
         return sum(
-            axes.count(expr, sizes) * (sizes["layer"] if "{layer}" in pattern else 1)
+            count(expr, sizes) * (sizes["layer"] if "{layer}" in pattern else 1)
             for pattern, expr in self.tensors.items()
             if not (tied and pattern == f"{self.head}.weight")
         )
 
-    def take(
-        self, name: str, tensor: Tensor, sizes: axes.Sizes, keep: axes.Keep
-    ) -> tuple[str, Tensor] | None:
+    def is_unread(self, name: str) -> bool:
+        """Tell whether a tensor on disk is one that `transformers` leaves aside when it loads the model."""
+        return any(patterns.match(pattern, "", name) for pattern in self.unread)
+
+    def take(self, name: str, tensor: Tensor, sizes: Sizes, keep: Keep) -> tuple[str, Tensor] | None:
         """Cut one tensor, in memory or on disk, and give it its new name.
 
         Args:
@@ -229,8 +214,11 @@ class Family:
             keep: axis -> kept indices; see `docs/architecture.md`.
 
         Returns:
-            The name and values in the trimmed model, or None when its layer or expert is dropped.
+            The name and values in the trimmed model, or None when its layer or expert is dropped, or when no
+            model reads it.
         """
+        if self.is_unread(name):
+            return None
         match = self.match(name)
         indices = dict(keep)
         numbers: dict[str, int] = {}
@@ -246,10 +234,10 @@ class Family:
             numbers[axis] = position
         if match.expert is not None and "effn" in indices and indices["effn"].ndim == 3:
             indices["effn"] = indices["effn"][:, match.expert]
-        cut = axes.take(tensor, match.expr, sizes, indices, match.layer)
+        cut = take(tensor, match.expr, sizes, indices, match.layer)
         return match.pattern.format(**numbers), self._rescale(match.pattern, cut, sizes, keep)
 
-    def check(self, sizes: axes.Sizes) -> None:
+    def check(self, sizes: Sizes) -> None:
         """Refuse sizes that no model of this family can have.
 
         Raises:
@@ -260,23 +248,35 @@ class Family:
                 raise FamilyError(
                     f"{self.model_type}: axis {axis!r} has size {size}.", "Every axis needs at least 1."
                 )
-        width = prod(sizes[axis] for axis in ("kv", "group", "dim"))
-        if self.hidden_is_heads and sizes["hidden"] != width:
+        heads, hidden = sizes["kv"] * sizes["group"], sizes["hidden"]
+        width = heads * sizes["dim"]
+        if self.hidden_is_heads and hidden != width:
             per_kv = sizes["group"] * sizes["dim"]
-            nearest = max(1, round(sizes["hidden"] / per_kv))
+            nearest = max(1, round(hidden / per_kv))
             raise FamilyError(
                 f"{self.model_type}: hidden must equal kv * group * dim, because the config has no head_dim; "
-                f"got hidden={sizes['hidden']} and kv * group * dim = {width}.",
+                f"got hidden={hidden} and kv * group * dim = {width}.",
                 f"Use hidden={width}, or kv={nearest} with hidden={nearest * per_kv}.",
             )
+        if self.heads_divide_hidden and hidden % heads:
+            below = hidden // heads * heads
+            nearest_sizes = f"{below} or {below + heads}" if below else str(heads)
+            raise FamilyError(
+                f"{self.model_type}: hidden must be a multiple of the number of heads, kv * group = {heads}, "
+                f"or transformers refuses the config; got hidden={hidden}.",
+                f"Use hidden={nearest_sizes}, or a number of heads that divides {hidden}.",
+            )
 
-    def resize(
-        self, config: PretrainedConfig, sizes: axes.Sizes, keep: axes.Keep | None = None
-    ) -> PretrainedConfig:
+    def resize(self, config: PreTrainedConfig, sizes: Sizes, keep: Keep | None = None) -> PreTrainedConfig:
         """Copy a config and give it new sizes.
 
         Lists with one entry per layer are cut to `keep["layer"]`, or to the first layers when it is absent.
         Scalars that do not name a size (granite's multipliers, gemma's `query_pre_attn_scalar`) are kept.
+
+        Args:
+            config: left as it is.
+            sizes: axis -> new size; absent axes are kept whole.
+            keep: axis -> kept indices; only `layer` matters here.
 
         Raises:
             FamilyError: sizes this family cannot have, or a per-layer list the table does not name.
@@ -285,25 +285,26 @@ class Family:
         new = old | dict(sizes)
         self.check(new)
         self._check_fixed(config, old, new)
-        resized = copy.deepcopy(config)
+        layers = list(range(new["layer"])) if keep is None or "layer" not in keep else keep["layer"].tolist()
+        if len(layers) != new["layer"]:
+            raise FamilyError(
+                f"{self.model_type}: keep['layer'] has {len(layers)} layers, the sizes say {new['layer']}.",
+                "Give sizes and keep of the same shape.",
+            )
+        explicit = not self.hidden_is_heads or getattr(config, "head_dim", None) is not None
+        resized = write_sizes(config, self.sizes, new, head_dim=explicit)
         if new["layer"] != old["layer"]:
-            kept = range(new["layer"]) if keep is None or "layer" not in keep else keep["layer"].tolist()
-            self._cut_layer_fields(resized, list(kept), old["layer"], new["layer"])
-        # setattr, because some fields are aliases (num_experts of num_local_experts) that an edited dict loses.
-        for axis, name in self.sizes.items():
-            setattr(resized, name, new[axis])
-        resized.num_attention_heads = new["kv"] * new["group"]
-        if not self.hidden_is_heads or getattr(config, "head_dim", None):
-            resized.head_dim = new["dim"]
+            cut_layers(resized, layers, old["layer"], self.per_layer_fields)
         return resized
 
-    def _check_fixed(self, config: PretrainedConfig, old: axes.Sizes, new: axes.Sizes) -> None:
-        for axis in ("dim", "vocab"):
-            if new[axis] != old[axis]:
-                raise FamilyError(
-                    f"{self.model_type}: axis {axis!r} cannot change from {old[axis]} to {new[axis]}.",
-                    f"Trim one of: {' '.join(self.axes)}.",
-                )
+    def _check_fixed(self, config: PreTrainedConfig, old: Sizes, new: Sizes) -> None:
+        unknown = sorted(set(new) - set(old))
+        changed = [axis for axis in ("dim", "vocab") if new[axis] != old[axis]]
+        for axis in unknown + changed:
+            raise FamilyError(
+                f"{self.model_type}: axis {axis!r} cannot be set to {new[axis]}.",
+                f"This family can trim: {' '.join(self.axes)}.",
+            )
         active = getattr(config, "num_experts_per_tok", None)
         if "expert" in new and active is not None and new["expert"] < active:
             raise FamilyError(
@@ -311,30 +312,7 @@ class Family:
                 f"Keep at least {active} experts.",
             )
 
-    def _cut_layer_fields(
-        self, config: PretrainedConfig, kept: list[int], num_layers: int, num_kept: int
-    ) -> None:
-        if len(kept) != num_kept:
-            raise FamilyError(
-                f"{self.model_type}: keep['layer'] has {len(kept)} layers, sizes say {num_kept}.",
-                "Give sizes and keep of the same shape.",
-            )
-        for name, value in vars(config).items():
-            per_layer = isinstance(value, list | tuple) and len(value) == num_layers
-            if per_layer and not _is_known_list(name) and name not in self.per_layer_fields:
-                raise FamilyError(
-                    f"{self.model_type}: config field {name!r} has one entry for each of the {num_layers} "
-                    "layers, but the table does not name it.",
-                    f"Add it to per_layer_fields in families/{self._file} if it is per layer.",
-                )
-        for name in self.per_layer_fields:
-            if getattr(config, name, None) is not None:
-                setattr(config, name, [getattr(config, name)[index] for index in kept])
-        window = getattr(config, "max_window_layers", None)
-        if window is not None and window < num_layers:
-            config.max_window_layers = sum(index < window for index in kept)
-
-    def _rescale(self, pattern: str, tensor: Tensor, sizes: axes.Sizes, keep: axes.Keep) -> Tensor:
+    def _rescale(self, pattern: str, tensor: Tensor, sizes: Sizes, keep: Keep) -> Tensor:
         """Undo the change of sqrt(hidden) where the model scales its embeddings by it.
 
         A tied head would grow with the embedding; the weight of the final norm takes that back.
@@ -351,50 +329,29 @@ class Family:
 
     def _matches(self, name: str) -> Iterator[Match | None]:
         for pattern, expr in self.tensors.items():
-            yield _match(pattern, expr, name)
+            yield patterns.match(pattern, expr, name)
             for written, line in self.saved.get(pattern, {}).items():
-                yield _match(written, line, name)
+                yield patterns.match(written, line, name)
 
-    def _owner(self, expr: str) -> str | None:
-        owners = [p.removesuffix(".weight") for p, e in self.tensors.items() if e == expr]
-        return owners[0] if owners else None
+    def _modules(self, *exprs: str) -> Iterator[str]:
+        for pattern, expr in self.tensors.items():
+            if expr in exprs:
+                yield pattern.removesuffix(".weight")
 
     @property
     def _file(self) -> str:
         return "moe.py" if "expert" in self.axes else "dense.py"
 
 
-def _present(line: str, config: PretrainedConfig) -> str | None:
+def _expr(line: str) -> str:
+    return line.partition(" if ")[0]
+
+
+def _present(line: str, config: PreTrainedConfig) -> str | None:
     expr, _, condition = line.partition(" if ")
-    wanted = not condition.startswith("not ")
-    name = condition.removeprefix("not ")
-    return expr if not name or bool(getattr(config, name, False)) == wanted else None
-
-
-@cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(pattern)))
-
-
-def _match(pattern: str, expr: str, name: str) -> Match | None:
-    found = _regex(pattern).fullmatch(name)
-    if found is None:
-        return None
-    numbers = {axis: int(number) for axis, number in found.groupdict().items()}
-    return Match(expr, numbers.get("layer"), pattern, numbers.get("expert"))
-
-
-def _expand(pattern: str, sizes: axes.Sizes) -> Iterator[str]:
-    for layer in range(sizes["layer"] if "{layer}" in pattern else 1):
-        for expert in range(sizes["expert"] if "{expert}" in pattern else 1):
-            yield pattern.format(layer=layer, expert=expert)
+    return expr if not condition or getattr(config, condition, False) else None
 
 
 def _position(kept: Tensor, number: int) -> int | None:
     found = torch.nonzero(kept == number)
     return int(found[0]) if len(found) else None
-
-
-def _is_known_list(name: str) -> bool:
-    """Tell whether a config list is about something else than layers, whatever its length."""
-    return name == "architectures" or name.endswith("_token_id")

@@ -53,7 +53,7 @@ def norms(*names: str) -> dict[str, str]:
     return {f"{LAYER}{name}.weight": "hidden" for name in names}
 
 
-def with_bias(lines: dict[str, str]) -> dict[str, str]:
+def with_biases(lines: dict[str, str]) -> dict[str, str]:
     """Add a bias beside every weight; it lies along the weight's first axis."""
     return lines | {
         name.removesuffix("weight") + "bias": expr for name, expr in lines.items() if name.endswith("weight")
