@@ -87,7 +87,7 @@ def worker(source: Path, out: Path, warm_up: Path, allowed_bytes: int) -> None:
 
 def run_worker(*arguments: Path | int) -> dict:
     command = [sys.executable, __file__, "--worker", *map(str, arguments)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
