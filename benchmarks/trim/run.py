@@ -2,8 +2,8 @@
 
     python benchmarks/trim/run.py
 
-Writes a synthetic llama of 2.6 GB in six shards to a temporary folder, one tensor at a time, trims it to about
-two thirds in a process that is allowed a fifth of that memory, and deletes everything.
+Writes a synthetic llama of 2.9 GB in six shards to a temporary folder, one tensor at a time, trims it to
+about two thirds in a process that can be allowed a quarter of that memory, and deletes everything.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from niwaki.ground.shard import Spec
 from niwaki.pruning.trim import trim
 
 NUM_SHARDS = 6
-KEPT = {"hidden": 1664, "ffn": 4608, "layer": 24}
+KEPT = {"hidden": 1664, "ffn": 4608, "layer": 28}
 CONFIG = LlamaConfig(
-    vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=26, num_attention_heads=32,
+    vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=30, num_attention_heads=32,
     num_key_value_heads=4, head_dim=64, tie_word_embeddings=False, dtype="bfloat16",
     architectures=["LlamaForCausalLM"],
 )  # fmt: skip

@@ -88,7 +88,9 @@ def test_indices_are_those_of_the_original_model_when_layers_drop(source, tmp_pa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_dtype_is_kept(tmp_path, dtype):
     trim(build(tmp_path / "source", dtype), tmp_path / "out", keep={"hidden": choose(HIDDEN, 24)})
-    assert {t.dtype for path in (tmp_path / "out").glob("*.safetensors") for t in load_file(path).values()} == {dtype}
+    assert {
+        t.dtype for path in (tmp_path / "out").glob("*.safetensors") for t in load_file(path).values()
+    } == {dtype}
     assert load(tmp_path / "out").dtype == dtype
 
 

@@ -98,12 +98,13 @@ def verify_saved(
 
 
 def memory_limit_bytes() -> int:
-    """How much memory this process is allowed: the machine's, or a lower limit of its container or shell."""
+    """How much memory this process may use: the machine's, or what a limit of its container or shell leaves."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+    for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
         soft, _ = resource.getrlimit(kind)
         if soft != resource.RLIM_INFINITY:
-            limits.append(soft)
+            used_pages = int(Path("/proc/self/statm").read_text().split()[column])
+            limits.append(soft - used_pages * os.sysconf("SC_PAGE_SIZE"))
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup version 2 and 1
         path = Path("/sys/fs/cgroup") / name
         if path.is_file() and (text := path.read_text().strip()).isdigit():
@@ -112,7 +113,7 @@ def memory_limit_bytes() -> int:
 
 
 def _load_shapes(checkpoint: Checkpoint) -> None:
-    """Have stock `transformers` load the names and shapes, converted as it does (experts), without a value."""
+    """Have stock `transformers` load names and shapes, converted as it does (experts), without a value."""
     specs = {name: checkpoint.spec(name) for name in checkpoint.names()}
     on_meta = {name: torch.empty(s.shape, dtype=s.dtype, device="meta") for name, s in specs.items()}
     config = checkpoint.config
@@ -124,7 +125,11 @@ def _load(path: Path, stock: Any, weights: Path | None, **options: Any) -> PreTr
     try:
         with _no_progress_bars():
             model, info = stock.from_pretrained(
-                weights, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                weights,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
             )
     except Exception as error:
         raise CheckpointError(
