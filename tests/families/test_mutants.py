@@ -43,7 +43,9 @@ def wrong_expressions(expr):
             for position, name in enumerate(block):
                 changed = [(*block[:position], axis, *block[position + 1 :]) for axis in AXES if axis != name]
                 if position:
-                    changed.append((*block[: position - 1], name, block[position - 1], *block[position + 1 :]))
+                    changed.append(
+                        (*block[: position - 1], name, block[position - 1], *block[position + 1 :])
+                    )
                 for other in changed:
                     yield write((*dims[:d], (*dim[:b], other, *dim[b + 1 :]), *dims[d + 1 :]))
 
