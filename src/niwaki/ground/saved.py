@@ -98,7 +98,7 @@ def verify_saved(
 
 
 def memory_limit_bytes() -> int:
-    """How much memory this process may use: the machine's, or what a limit of its container or shell leaves."""
+    """How much memory this process may use: the machine's, or what its container or shell leaves it."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
         soft, _ = resource.getrlimit(kind)
