@@ -132,6 +132,11 @@ def test_the_same_trim_again_is_done_already_and_another_is_refused(source, tmp_
     assert (out / "trim.json").stat().st_ino == inode
     with pytest.raises(CheckpointError, match="already holds something else"):
         trim(source, out, keep={"hidden": keep["hidden"][:12]})
+    text = (out / "trim.json").read_text()
+    (out / "trim.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="already holds something else"):
+        trim(source, out, keep=keep)
+    (out / "trim.json").write_text(text)
     next(out.glob("*.safetensors")).write_bytes(b"damaged since")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         trim(source, out, keep=keep)

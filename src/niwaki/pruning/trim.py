@@ -224,8 +224,11 @@ def _same_trim(out: Path, facts: Mapping[str, Any]) -> TrimRecord | None:
     if not (out / RECORD).is_file():
         check_free(out)
         return None
-    record = TrimRecord.load(out / RECORD)
-    if asdict(record) != {**facts, "checked": record.checked}:
+    try:
+        record = TrimRecord.load(out / RECORD)
+    except (ValueError, TypeError):  # of another tool, or another version of niwaki
+        record = None
+    if record is None or asdict(record) != {**facts, "checked": record.checked}:
         check_free(out)
     Checkpoint(out)
     return record
