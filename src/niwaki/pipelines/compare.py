@@ -22,10 +22,11 @@ from niwaki.ground.run import write_atomically
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.inputs import Inputs, device
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.sapling.next_line import TASK_FOLDER
+from niwaki.sapling import TASK_FOLDER
 
 _BATCH_ROWS = 8
 _SAMPLE_TOKENS = 64
+_PROMPT_TOKENS, _NEW_TOKENS = 128, 64
 
 
 def compare(
@@ -51,7 +52,10 @@ def compare(
             bar.advance(name)
     loaded = {name: inputs.load(path) for name, path in models.items()}
     if recipe.evaluate.speed:
-        for name, speed in measure_speed(loaded).items():
+        speeds = measure_speed(
+            loaded, prompt_tokens=_PROMPT_TOKENS, new_tokens=_NEW_TOKENS, batch=1, repeats=5
+        )
+        for name, speed in speeds.items():
             results[name]["speed"] = asdict(speed)
     shown = {name: loaded[name] for name in ("teacher", "distilled")}
     return {"models": results, "samples": _samples(recipe, inputs, shown)}
@@ -129,9 +133,7 @@ def _samples(
 ) -> list[dict[str, str]]:
     prompts = list(recipe.report.prompts)
     texts = {
-        name: sample_text(
-            model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS, seed=recipe.seed
-        )
+        name: sample_text(model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS)
         for name, model in models.items()
     }
     return [{"prompt": p} | {name: texts[name][i] for name in texts} for i, p in enumerate(prompts)]

@@ -19,25 +19,30 @@ from niwaki.ground.saved import save_model
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.open_run import begin, require
-from niwaki.pipelines.trials import candidates_of, rank
-from niwaki.pruning.choose import select
+from niwaki.pipelines.plan import plan
+from niwaki.pipelines.results_table import show
+from niwaki.pipelines.trials import rank
 from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores
+from niwaki.pruning.select import select
 from niwaki.pruning.trim import trim
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.reporting.card import write_card
 from niwaki.reporting.page import write_report
 
 SCORE, CHOOSE, TRIM, DISTILL, EVALUATE = "1-score", "2-choose", "3-trim", "4-distill", "5-evaluate"
+_SHOWN_AXES = ("layer", "hidden", "ffn", "group")
 ORDER = (SCORE, CHOOSE, TRIM, DISTILL, EVALUATE)
 
 
 def run(recipe: CompressRecipe, *, out: Path) -> dict[str, Any]:
     """The whole line; returns what `5-evaluate/results.json` holds. A killed run goes on where it stopped."""
+    plan(recipe, out=out, flops_per_s=1.0).raise_problems()
     for next_stage in (score_stage, choose_stage, trim_stage, distill_stage, evaluate_stage):
         next_stage(recipe, out)
     report_stage(out)
     results: dict[str, Any] = json.loads((out / EVALUATE / "results.json").read_text())
+    show(results, out=out)
     return results
 
 
@@ -69,8 +74,7 @@ def choose_stage(recipe: CompressRecipe, out: Path) -> None:
 
     def work(folder: Path) -> None:
         scores = Scores.load(out / SCORE / "scores.safetensors")
-        ranking = rank(recipe, inputs, scores, candidates_of(recipe, inputs), folder=folder)
-        _write_json(folder / "candidates.json", ranking)
+        _write_json(folder / "candidates.json", rank(recipe, inputs, scores, folder=folder))
 
     _stage(CHOOSE, recipe, out, inputs, work)
 
@@ -169,7 +173,11 @@ def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: A
 def _importance(scores: Scores, recipe: CompressRecipe) -> dict[str, Any]:
     pair = {"batch": recipe.score.batch, "sequence": recipe.score.sequence}
     return {
-        **{axis: scores.importance(axis, **pair).tolist() for axis in scores.axes},
+        **{
+            axis: scores.importance(axis, **pair).tolist()
+            for axis in _SHOWN_AXES
+            if axis in scores.provenance["axes"]
+        },
         "num_samples": scores.num_samples,
         "sequence_length_tokens": recipe.data.sequence_length_tokens,
     }
