@@ -31,19 +31,18 @@ def test_untrained_candidates_are_ranked_by_the_loss_before_training(recwarn):
     assert not recwarn
 
 
-def test_close_untrained_losses_are_warned_about_and_recorded(tmp_path, monkeypatch):
+def test_close_untrained_losses_are_warned_about(monkeypatch):
     monkeypatch.setitem(BEFORE, 4, 5.1)
     with pytest.warns(UserWarning, match="best 2 untrained candidates lie within 3%"):
         choice = choose(SHAPES, untrained)
     assert [trial.sizes["layer"] for trial in choice.undecided] == [2, 4]
-    choice.save(tmp_path / "candidates.json")
-    assert json.loads((tmp_path / "candidates.json").read_text())["num_undecided"] == 2
 
 
-def test_the_record_holds_every_trial_best_first(tmp_path):
-    choose(SHAPES, trained).save(tmp_path / "candidates.json")
-    record = json.loads((tmp_path / "candidates.json").read_text())
-    assert record["trials"][0] == {
+def test_the_trials_file_holds_one_json_line_for_each(tmp_path):
+    choose(SHAPES, trained, trials_file=tmp_path / "trials.jsonl")
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[1]) == {
         "sizes": {"layer": 3, "ffn": 4},
         "num_parameters": 30,
         "loss_before": 6.0,
@@ -51,7 +50,6 @@ def test_the_record_holds_every_trial_best_first(tmp_path):
         "loss_curve": [[1, 6.0], [2, 2.0]],
         "seed": 7,
     }
-    assert len(record["trials"]) == 3
 
 
 @pytest.mark.parametrize("torn", ["", '{"sizes": {"layer": 3'])

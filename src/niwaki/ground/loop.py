@@ -46,7 +46,7 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where training ended. `held_out` holds the means of the last evaluation, if there was one."""
+    """Where training ended: `tokens` counts the targets seen, `held_out` holds the last evaluation."""
 
     step: int
     tokens: int
@@ -98,7 +98,7 @@ def fit(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
     clip_norm: float = 1.0,
-    precision: Precision = "auto",
+    precision: Precision = "float32",
     seed: int = 0,
     save_every_steps: int = 500,
     keep_snapshots: int = 2,
@@ -126,29 +126,17 @@ def fit(
     Raises:
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
     """
-    accelerator = Accelerator(
-        mixed_precision="bf16" if resolve_precision(precision) == "bfloat16" else "no",
-        log_with=list(trackers) or None,
-        project_dir=str(out),
-    )
-    share = micro_rows * accelerator.num_processes
-    if batch_rows % share:
-        raise TrainingError(
-            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
-            f"micro_rows {micro_rows}.",
-            f"Use a multiple of {share}.",
-        )
+    accelerator = _accelerator(precision, trackers, out, batch_rows, micro_rows)
     objective = Objective(model, loss)
     optimizer = torch.optim.AdamW(_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=1e-8)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     checkpoints = out / "checkpoints"
-    first_step = 0
+    first_step, num_seen = 0, 0
     if (found := snapshot.newest(checkpoints)) is not None:
-        first_step = snapshot.restore(found, objective, _inner(optimizer))
+        first_step, num_seen = snapshot.restore(found, objective, _inner(optimizer))
     metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
     if trackers:
         accelerator.init_trackers("niwaki")
-    targets_of_row = int(rows.take(0, 1)["mask"].sum())
     results: dict[str, float] = metrics.last_held_out
 
     def evaluate(step: int) -> None:
@@ -158,7 +146,7 @@ def fit(
             record(step, {f"held_out_{k}": v for k, v in results.items()})
 
     def record(step: int, values: dict[str, float]) -> None:
-        metrics.write({"step": step, "tokens": step * batch_rows * targets_of_row, **values})
+        metrics.write({"step": step, "tokens": num_seen, **values})
         if trackers:
             accelerator.log(values, step=step)
 
@@ -175,18 +163,10 @@ def fit(
                 warmup_steps=warmup_steps,
                 num_steps=num_steps,
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
-            norm = float(accelerator.clip_grad_norm_(objective.parameters(), clip_norm))
-            if not math.isfinite(means["loss"]) or not math.isfinite(norm):
-                raise TrainingError(
-                    f"{label}: step {step}: loss {means['loss']}, gradient norm {norm}.",
-                    f"The snapshots in {checkpoints} are from before it: lower `learning_rate` "
-                    f"(now {rate:.3g}), or look for damaged rows.",
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            where = f"{label}: step {step}: loss {means['loss']}"
+            norm = _update(objective, optimizer, rate, clip_norm, accelerator, where=where)
+            num_seen += num_targets
             speed = num_targets / (time.perf_counter() - began)
             done = step + 1
             record(done, {**means, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(speed, 1)})
@@ -198,18 +178,31 @@ def fit(
                     evaluate(done)
                 metrics.flush()
                 snapshot.save(
-                    checkpoints,
-                    done,
-                    objective,
-                    _inner(optimizer),
-                    keep=keep_snapshots,
-                    is_main=accelerator.is_main_process,
+                    checkpoints, (done, num_seen), objective, _inner(optimizer), keep=keep_snapshots
                 )
                 accelerator.wait_for_everyone()
     if trackers:
         accelerator.end_training()
     objective.eval()
-    return FitResult(num_steps, num_steps * batch_rows * targets_of_row, results)
+    return FitResult(num_steps, num_seen, results)
+
+
+def _accelerator(
+    precision: Precision, trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int
+) -> Accelerator:
+    accelerator = Accelerator(
+        mixed_precision="bf16" if resolve_precision(precision) == "bfloat16" else "no",
+        log_with=list(trackers) or None,
+        project_dir=str(out),
+    )
+    share = micro_rows * accelerator.num_processes
+    if batch_rows % share:
+        raise TrainingError(
+            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
+            f"micro_rows {micro_rows}.",
+            f"Use a multiple of {share}.",
+        )
+    return accelerator
 
 
 def _accumulate(
@@ -265,6 +258,31 @@ def _evaluate(
     objective.train()
     num_targets = int(_sum(torch.tensor([targets]), accelerator)[0])
     return _means(sums, num_targets, accelerator)
+
+
+def _update(
+    objective: nn.Module,
+    optimizer: Any,  # noqa: ANN401 - accelerate's wrapper
+    rate: float,
+    clip_norm: float,
+    accelerator: Accelerator,
+    *,
+    where: str,
+) -> float:
+    """One clipped optimiser step; the norm of the gradient before clipping."""
+    norm = float(accelerator.clip_grad_norm_(objective.parameters(), clip_norm))
+    # A loss that is not finite has no finite gradient.
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"{where}, gradient norm {norm}.",
+            f"The snapshots are from before it: lower `learning_rate` (now {rate:.3g}), or look for damaged "
+            "rows.",
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def _means(sums: Mapping[str, Tensor], num_targets: int, accelerator: Accelerator) -> dict[str, float]:

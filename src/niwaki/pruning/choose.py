@@ -60,16 +60,6 @@ class Choice:
         close = tuple(trial for trial in self.trials if trial.loss <= self.best.loss * (1 + _CLOSE))
         return close if len(close) > 1 else ()
 
-    def save(self, path: Path) -> None:
-        """Write candidates.json: the trials in order and how many of the first are undecided."""
-        record = {"trials": [asdict(trial) for trial in self.trials], "num_undecided": len(self.undecided)}
-        temporary = path.with_name(path.name + ".partial")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(record, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
 
 def choose(
     candidates: Sequence[Mapping[str, int]],

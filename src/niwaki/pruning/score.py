@@ -10,23 +10,21 @@ on batch size and padding only as the forward pass does: by float rounding.
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import transformers
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki import __version__
 from niwaki.errors import DataError, FamilyError, RecipeError, RunError
 from niwaki.ground.family import Family, family_of
+from niwaki.ground.progress import progress
 from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
 from niwaki.pruning.probe import Probe
 from niwaki.pruning.scores import Scores
@@ -90,9 +88,11 @@ def score(
         scores = _resume(checkpoint, scores, num_samples)
     probe = Probe(model, family=family, axes=axes, sequence=sequence)
     saved_at_s = time.monotonic()
-    with probe.listening():
-        for start in _progress(range(scores.num_samples, num_samples, batch_rows)):
+    starts = range(scores.num_samples, num_samples, batch_rows)
+    with probe.listening(), progress("score", total=len(starts)) as bar:
+        for start in starts:
             probe.run(_take(rows, first_row + start, min(batch_rows, num_samples - start)), scores)
+            bar.advance()
             if checkpoint is not None and time.monotonic() - saved_at_s >= _CHECKPOINT_INTERVAL_S:
                 scores.save(checkpoint)
                 saved_at_s = time.monotonic()
@@ -169,8 +169,3 @@ def _resume(checkpoint: Path, fresh: Scores, num_samples: int) -> Scores:
             "Remove it to score from the start, or repeat the run it belongs to.",
         )
     return found
-
-
-def _progress(starts: range) -> Iterable[int]:
-    """Show a bar with the time left, on a terminal only."""
-    return track(starts, description="Scoring", console=Console(stderr=True), disable=not sys.stderr.isatty())
