@@ -19,6 +19,7 @@ from niwaki.reporting.card import public_name, write_card
 from niwaki.reporting.collect import Candidate, Curve, Importance, collect
 from niwaki.reporting.figures.ranking import MAX_ROWS, ordered
 from niwaki.reporting.figures.svg import Scale
+from niwaki.reporting.figures.svg import tag as element_of
 from niwaki.reporting.page import write_report
 from niwaki.reporting.words import catch_up, headline, quantity
 
@@ -245,7 +246,18 @@ def test_the_tree_is_to_scale():
     ffn = [float(rect.get("width")) for rect in shapes(drawing, "ffn")]
     assert len(ffn) == 8 + 6
     assert ffn[-1] / ffn[0] == pytest.approx(512 / 704, rel=1e-3)
-    assert len(shapes(drawing, "heads")) == 8 * 8 + 6 * 4
+    heads = shapes(drawing, "heads")
+    assert len(heads) == 8 * 8 + 6 * 4
+    edges = [float(head.get("x")) + side * float(head.get("width")) for head in heads[:8] for side in (0, 1)]
+    assert (max(edges) - min(edges)) / ffn[0] == pytest.approx(8 * 32 / 704, abs=0.02)
+
+
+def test_elements_escape_text_and_attributes():
+    element = ElementTree.fromstring(
+        element_of("text", HOSTILE, element_of("title", "<&>"), aria_label=HOSTILE)
+    )
+    assert (element.text, element.get("aria-label")) == (HOSTILE, HOSTILE)
+    assert element.find("title").text == "<&>"
 
 
 def test_what_was_cut_is_marked_and_dropped_layers_are_cut_whole():
@@ -305,6 +317,13 @@ def test_held_out_losses_take_the_tokens_of_their_step(tmp_path):
     assert collect(run).curves["distilled"] == Curve(
         training=[(1000.0, 2.0), (2000.0, 1.0)], held_out=[(1000.0, 3.0), (1500.0, 2.5)]
     )
+
+
+def test_a_continuation_that_repeats_its_prompt_is_shown_once(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    sample = {"prompt": "a = ", "teacher": "a = 1\n", "distilled": "  a = 2\n"}
+    edit(run / "5-evaluate" / "results.json", lambda results: results.update(samples=[sample]))
+    assert collect(run).samples[0].continuations == {"teacher": "1\n", "distilled": "  a = 2\n"}
 
 
 def test_quantities_keep_three_figures():
