@@ -1,0 +1,74 @@
+"""lm-eval's Hugging Face model, reading a context that several choices share only once.
+
+lm-eval runs a question with four choices as four full sequences. On a CPU, where time is arithmetic, the
+context is most of that arithmetic; here it goes through the model once and its key-value cache is repeated
+for the choices. The log-likelihoods are the same up to rounding. Needs lm-eval: import this module lazily.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+from transformers import DynamicCache
+
+Request = tuple[tuple[str, str], list[int], list[int]]
+Answer = tuple[float, bool]
+
+
+class SharedPrefixLM(HFLM):
+    """`HFLM` whose log-likelihood requests on a CPU share the forward pass over a common context."""
+
+    def _loglikelihood_tokens(
+        self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[Answer]:
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, (_, context, _) in enumerate(requests):
+            groups[tuple(context)].append(index)
+        shared = [members for members in groups.values() if self._gains(requests, members)]
+        answers: dict[int, Answer] = {}
+        for members in tqdm(shared, desc="Questions", disable=disable_tqdm):
+            context = requests[members[0]][1]
+            answers |= zip(members, self._score(context, [requests[i][2] for i in members]), strict=True)
+        rest = [index for index in range(len(requests)) if index not in answers]
+        if rest:
+            rest_answers = super()._loglikelihood_tokens(
+                [requests[i] for i in rest], disable_tqdm, override_bs
+            )
+            answers |= zip(rest, rest_answers, strict=True)
+        return [answers[index] for index in range(len(requests))]
+
+    def _gains(self, requests: list[Request], members: list[int]) -> bool:
+        """Whether to share: several choices, all inside the context window, some longer than one token.
+
+        lm-eval already reads the context once for one-token choices; on an accelerator its large batches
+        are faster than sharing.
+        """
+        lengths = [len(requests[index][2]) for index in members]
+        return (
+            self.device.type == "cpu"
+            and len(members) > 1
+            and max(lengths) > 1
+            and len(requests[members[0]][1]) + max(lengths) <= self.max_length
+        )
+
+    @torch.inference_mode()
+    def _score(self, context: list[int], choices: list[list[int]]) -> list[Answer]:
+        """Log-likelihood of each choice after `context`, and whether greedy decoding would give it."""
+        prefix = self.model(
+            torch.tensor([context]), past_key_values=DynamicCache(config=self.config), logits_to_keep=1
+        )
+        prefix.past_key_values.batch_repeat_interleave(len(choices))
+        # [choices, longest]; padding on the right comes after every scored position, so it needs no mask
+        targets = torch.nn.utils.rnn.pad_sequence([torch.tensor(c) for c in choices], batch_first=True)
+        rest = self.model(targets[:, :-1], past_key_values=prefix.past_key_values).logits
+        logits: Tensor = torch.cat([prefix.logits.expand(len(choices), -1, -1), rest], dim=1)
+        scores = logits.float().log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)
+        greedy = logits.argmax(-1) == targets
+        return [
+            (scores[row, : len(choice)].sum().item(), bool(greedy[row, : len(choice)].all()))
+            for row, choice in enumerate(choices)
+        ]

@@ -1,0 +1,125 @@
+"""Training checkpoints that resume exactly: model and optimiser in safetensors, the step in JSON.
+
+A snapshot is written beside its final name, flushed to disk and renamed, so a killed process leaves either
+the whole snapshot or none; older ones go only after that. There is no random state to keep, because data
+order and noise are functions of the step. Under FSDP2 the state is gathered, so a snapshot can be resumed
+on another number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from niwaki.errors import TrainingError
+
+_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The snapshot of the highest step in `folder`, if there is one."""
+    found = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+    return found[-1] if found else None
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, *, keep: int, is_main: bool
+) -> None:
+    """Write `folder/step-N`, then drop all but the newest `keep`. Collective: every process calls it.
+
+    Raises:
+        TrainingError: the disk refused; the older snapshots are untouched.
+    """
+    weights = _own_tensors(dict(get_model_state_dict(model, options=_SAVE)))
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
+    if not is_main:
+        return
+    final = folder / f"step-{step:07d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    tensors = {
+        f"{name}:{slot}": tensor.contiguous()
+        for name, slots in moments["state"].items()
+        for slot, tensor in slots.items()
+    }
+    try:
+        partial.mkdir(parents=True)
+        save_file(weights, partial / "model.safetensors")
+        save_file(tensors, partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(
+            json.dumps({"step": step, "param_groups": moments["param_groups"]})
+        )
+        for file in partial.iterdir():
+            _flush(file)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise TrainingError(
+            f"{final}: cannot be saved ({error}). The snapshots before it are whole.",
+            "Free some space and run the same command again: it goes on from the newest one.",
+        ) from error
+    _flush(folder)
+    older = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]
+    for snapshot in older:
+        shutil.rmtree(snapshot)
+
+
+def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> int:
+    """Load a snapshot into a model and its optimiser, in place; returns its step.
+
+    Raises:
+        TrainingError: the snapshot is of another model.
+    """
+    state = json.loads((snapshot / "state.json").read_text())
+    weights: dict[str, Any] = dict(load_file(snapshot / "model.safetensors"))
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(snapshot / "optimizer.safetensors").items():
+        name, slot = key.rsplit(":", 1)
+        moments.setdefault(name, {})[slot] = tensor
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed, strict=False)
+    problems = set_model_state_dict(model, weights, options=options)
+    if problems.unexpected_keys:
+        raise TrainingError(
+            f"{snapshot}: holds {problems.unexpected_keys[0]!r}, which the model lacks.",
+            "It belongs to another model: move the folder away to start anew.",
+        )
+    optimizer_state: dict[str, Any] = {"state": moments, "param_groups": state["param_groups"]}
+    set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
+    return int(state["step"])
+
+
+def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Tied parameters appear under several names: keep the first."""
+    seen: dict[tuple[int, int], str] = {}
+    own = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.numel())
+        if place not in seen or tensor.numel() == 0:
+            seen[place] = name
+            own[name] = tensor.contiguous()
+    return own
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,357 @@
+"""A model family is a table: one line per tensor, saying what its dimensions mean.
+
+Everything structural is read off the table: the parameter count of a shape nobody has built, trimming,
+where to listen when scoring, which config fields to rewrite. The tables themselves are in `families/`,
+and `docs/families.md` says how to write one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from niwaki.errors import FamilyError
+from niwaki.ground import patterns
+from niwaki.ground.axes import AXES, Keep, Sizes, axes_of, count, parse, shape, take
+from niwaki.ground.configs import cut_layers, read_sizes, write_sizes
+from niwaki.ground.patterns import Match
+
+Lines = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where to listen in a model of a family. Names holding `{layer}` are for `str.format(layer=i)`.
+
+    Attributes:
+        block: the decoder layer.
+        ffn: the module whose input carries the ffn neurons (`[..., ffn]`); None where experts replace it.
+        heads: the module whose input carries the attention heads (`[..., kv * group * dim]`).
+        norms: the modules of a layer whose output is the hidden stream that feeds attention and MLP; in a
+            family that has only norms after them (olmo2), those.
+        embedding, head, final_norm: modules outside the layers.
+    """
+
+    block: str
+    ffn: str | None
+    heads: str
+    norms: tuple[str, ...]
+    embedding: str
+    head: str
+    final_norm: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """The axis table of one `model_type`.
+
+    Attributes:
+        model_type: as in config.json.
+        tensors: name pattern -> axis expression, for the names of `model.state_dict()`. A pattern may hold
+            `{layer}`. A line may end in ` if FIELD`: the tensor is there only when that config field is true.
+        sizes: axis -> config field. `group` and `dim` are derived from `num_attention_heads` and `head_dim`.
+        saved: pattern of `tensors` -> the lines that replace it on disk, where `transformers` stores other
+            names than it holds in memory. Their patterns may also hold `{expert}`.
+        unread: patterns of tensors that old checkpoints carry on disk and no model reads.
+        embedding, head, final_norm: names of these modules.
+        norms: modules of a layer, below its prefix, for `Sites.norms`.
+        per_layer_fields: config lists with one entry per layer.
+        requires: config field -> the only value that this table describes.
+        hidden_is_heads: the model computes its head size as hidden / heads, so both must move together.
+        heads_divide_hidden: the config class refuses a hidden size that is no multiple of the number of
+            heads, although head_dim is written.
+        scaled_embedding: the model multiplies its embeddings by sqrt(hidden).
+        norm_offset: what the model adds to the weight of its norms (gemma: 1).
+        tied: the head shares the embedding's weights; set by `of`.
+    """
+
+    model_type: str
+    tensors: Lines
+    sizes: Lines
+    saved: Mapping[str, Lines] = field(default_factory=dict)
+    unread: tuple[str, ...] = ("model.layers.{layer}.self_attn.rotary_emb.inv_freq",)
+    embedding: str = "model.embed_tokens"
+    head: str = "lm_head"
+    final_norm: str = "model.norm"
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    per_layer_fields: tuple[str, ...] = ()
+    requires: Mapping[str, Any] = field(default_factory=dict)
+    hidden_is_heads: bool = False
+    heads_divide_hidden: bool = False
+    scaled_embedding: bool = False
+    norm_offset: float = 0.0
+    tied: bool = False
+
+    def of(self, config: PreTrainedConfig) -> Family:
+        """Resolve the lines that depend on `config`: the result has exactly the tensors of that model.
+
+        Raises:
+            FamilyError: the config asks for something this table does not describe.
+        """
+        for name, value in self.requires.items():
+            found = getattr(config, name, value)
+            if found != value:
+                raise FamilyError(
+                    f"{self.model_type}: the table describes models with {name}={value!r}; "
+                    f"this config has {name}={found!r}.",
+                    "Add lines to the family's table; see docs/families.md.",
+                )
+        tensors = {pattern: _present(line, config) for pattern, line in self.tensors.items()}
+        return replace(
+            self,
+            tensors={pattern: expr for pattern, expr in tensors.items() if expr is not None},
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
+        )
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that this family can trim, in the order of `AXES`.
+
+        `dim` is never trimmed (rotary embeddings pair its entries), nor is `vocab` (that needs a new
+        tokenizer).
+        """
+        named = {name for line in self.tensors.values() for name in axes_of(_expr(line))} | {"layer"}
+        return tuple(name for name in AXES if name in named - {"dim", "vocab"})
+
+    @cached_property
+    def layer_prefix(self) -> str:
+        """The name pattern of a decoder layer, such as `model.layers.{layer}`."""
+        pattern = next(pattern for pattern in self.tensors if "{layer}" in pattern)
+        return pattern[: pattern.index("{layer}")] + "{layer}"
+
+    @cached_property
+    def sites(self) -> Sites:
+        """Where to listen when scoring; see `Sites`."""
+        return Sites(
+            block=self.layer_prefix,
+            ffn=next(self._modules("hidden ffn"), None),
+            heads=next(self._modules("hidden (kv group dim)", "hidden (kv dim)")),
+            norms=tuple(f"{self.layer_prefix}.{name}" for name in self.norms),
+            embedding=self.embedding,
+            head=self.head,
+            final_norm=self.final_norm,
+        )
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """The patterns of the linear weights inside the layers (experts too, routers not)."""
+        return tuple(
+            pattern
+            for pattern, expr in self.tensors.items()
+            if "{layer}" in pattern and len(parse(expr)) > 1 and expr != "expert hidden"
+        )
+
+    def match(self, name: str) -> Match:
+        """Find the line for a tensor, by its name in memory or on disk.
+
+        Raises:
+            FamilyError: no line matches, or more than one.
+        """
+        matches = [found for found in self._matches(name) if found is not None]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
+            raise FamilyError(
+                f"{self.model_type}: no axis entry for {name!r}.",
+                f"Add a line to families/{self._file}; see docs/families.md.",
+            )
+        raise FamilyError(
+            f"{self.model_type}: {name!r} is matched by {' and '.join(repr(m.pattern) for m in matches)}.",
+            f"Remove all but one of these lines from families/{self._file}.",
+        )
+
+    def axis_sizes(self, config: PreTrainedConfig) -> dict[str, int]:
+        """Read axis -> size from a config."""
+        return read_sizes(config, self.sizes)
+
+    def shapes(self, sizes: Sizes, *, saved: bool = False) -> dict[str, tuple[int, ...]]:
+        """List every tensor of a model of these sizes: name -> shape.
+
+        Args:
+            sizes: axis -> size.
+            saved: name them as `save_pretrained` does on disk (and leave out a tied head) instead of as
+                `model.state_dict()` does in memory.
+        """
+        names: dict[str, tuple[int, ...]] = {}
+        for pattern, expr in self.tensors.items():
+            if saved and self.tied and pattern == f"{self.head}.weight":
+                continue
+            lines = self.saved.get(pattern, {pattern: expr}) if saved else {pattern: expr}
+            for written, line in lines.items():
+                names |= dict.fromkeys(patterns.expand(written, sizes), shape(line, sizes))
+        return names
+
+    def count(self, sizes: Sizes, *, tied: bool) -> int:
+        """Count the parameters of a model of these sizes, from the table alone.
+
+        Args:
+            sizes: axis -> size.
+            tied: the head shares the embedding's weights, which then count once.
+        """
+        return sum(
+            count(expr, sizes) * (sizes["layer"] if "{layer}" in pattern else 1)
+            for pattern, expr in self.tensors.items()
+            if not (tied and pattern == f"{self.head}.weight")
+        )
+
+    def is_unread(self, name: str) -> bool:
+        """Tell whether a tensor on disk is one that `transformers` leaves aside when it loads the model."""
+        return any(patterns.match(pattern, "", name) for pattern in self.unread)
+
+    def take(self, name: str, tensor: Tensor, sizes: Sizes, keep: Keep) -> tuple[str, Tensor] | None:
+        """Cut one tensor, in memory or on disk, and give it its new name.
+
+        Args:
+            name: the tensor's name in the original model.
+            tensor: its values.
+            sizes: axis -> size of the original model.
+            keep: axis -> kept indices; see `docs/architecture.md`.
+
+        Returns:
+            The name and values in the trimmed model, or None when its layer or expert is dropped, or when no
+            model reads it.
+        """
+        if self.is_unread(name):
+            return None
+        match = self.match(name)
+        indices = dict(keep)
+        numbers: dict[str, int] = {}
+        for axis, number in (("layer", match.layer), ("expert", match.expert)):
+            if number is None:
+                continue
+            kept = indices.pop(axis, None)
+            if kept is not None and kept.ndim == 2:
+                kept = kept[match.layer]
+            position = number if kept is None else _position(kept, number)
+            if position is None:
+                return None
+            numbers[axis] = position
+        if match.expert is not None and "effn" in indices and indices["effn"].ndim == 3:
+            indices["effn"] = indices["effn"][:, match.expert]
+        cut = take(tensor, match.expr, sizes, indices, match.layer)
+        return match.pattern.format(**numbers), self._rescale(match.pattern, cut, sizes, keep)
+
+    def check(self, sizes: Sizes) -> None:
+        """Refuse sizes that no model of this family can have.
+
+        Raises:
+            FamilyError: names the rule and the nearest sizes that satisfy it.
+        """
+        for axis, size in sizes.items():
+            if size < 1:
+                raise FamilyError(
+                    f"{self.model_type}: axis {axis!r} has size {size}.", "Every axis needs at least 1."
+                )
+        heads, hidden = sizes["kv"] * sizes["group"], sizes["hidden"]
+        width = heads * sizes["dim"]
+        if self.hidden_is_heads and hidden != width:
+            per_kv = sizes["group"] * sizes["dim"]
+            nearest = max(1, round(hidden / per_kv))
+            raise FamilyError(
+                f"{self.model_type}: hidden must equal kv * group * dim, because the config has no head_dim; "
+                f"got hidden={hidden} and kv * group * dim = {width}.",
+                f"Use hidden={width}, or kv={nearest} with hidden={nearest * per_kv}.",
+            )
+        if self.heads_divide_hidden and hidden % heads:
+            below = hidden // heads * heads
+            nearest_sizes = f"{below} or {below + heads}" if below else str(heads)
+            raise FamilyError(
+                f"{self.model_type}: hidden must be a multiple of the number of heads, kv * group = {heads}, "
+                f"or transformers refuses the config; got hidden={hidden}.",
+                f"Use hidden={nearest_sizes}, or a number of heads that divides {hidden}.",
+            )
+
+    def resize(self, config: PreTrainedConfig, sizes: Sizes, keep: Keep | None = None) -> PreTrainedConfig:
+        """Copy a config and give it new sizes.
+
+        Lists with one entry per layer are cut to `keep["layer"]`, or to the first layers when it is absent.
+        Scalars that do not name a size (granite's multipliers, gemma's `query_pre_attn_scalar`) are kept.
+
+        Args:
+            config: left as it is.
+            sizes: axis -> new size; absent axes are kept whole.
+            keep: axis -> kept indices; only `layer` matters here.
+
+        Raises:
+            FamilyError: sizes this family cannot have, or a per-layer list the table does not name.
+        """
+        old = self.axis_sizes(config)
+        new = old | dict(sizes)
+        self.check(new)
+        self._check_fixed(config, old, new)
+        layers = list(range(new["layer"])) if keep is None or "layer" not in keep else keep["layer"].tolist()
+        if len(layers) != new["layer"]:
+            raise FamilyError(
+                f"{self.model_type}: keep['layer'] has {len(layers)} layers, the sizes say {new['layer']}.",
+                "Give sizes and keep of the same shape.",
+            )
+        explicit = not self.hidden_is_heads or getattr(config, "head_dim", None) is not None
+        resized = write_sizes(config, self.sizes, new, head_dim=explicit)
+        if new["layer"] != old["layer"]:
+            cut_layers(resized, layers, old["layer"], self.per_layer_fields)
+        return resized
+
+    def _check_fixed(self, config: PreTrainedConfig, old: Sizes, new: Sizes) -> None:
+        unknown = sorted(set(new) - set(old))
+        changed = [axis for axis in ("dim", "vocab") if new[axis] != old[axis]]
+        for axis in unknown + changed:
+            raise FamilyError(
+                f"{self.model_type}: axis {axis!r} cannot be set to {new[axis]}.",
+                f"This family can trim: {' '.join(self.axes)}.",
+            )
+        active = getattr(config, "num_experts_per_tok", None)
+        if "expert" in new and active is not None and new["expert"] < active:
+            raise FamilyError(
+                f"{self.model_type}: {new['expert']} experts are fewer than num_experts_per_tok={active}.",
+                f"Keep at least {active} experts.",
+            )
+
+    def _rescale(self, pattern: str, tensor: Tensor, sizes: Sizes, keep: Keep) -> Tensor:
+        """Undo the change of sqrt(hidden) where the model scales its embeddings by it.
+
+        A tied head would grow with the embedding; the weight of the final norm takes that back.
+        """
+        if not self.scaled_embedding or "hidden" not in keep or len(keep["hidden"]) == sizes["hidden"]:
+            return tensor
+        factor = (sizes["hidden"] / len(keep["hidden"])) ** 0.5
+        grown = {f"{self.embedding}.weight"} | ({f"{self.head}.weight"} if self.tied else set())
+        if pattern in grown:
+            return (tensor.float() * factor).to(tensor.dtype)
+        if self.tied and pattern == f"{self.final_norm}.weight":
+            return ((tensor.float() + self.norm_offset) / factor - self.norm_offset).to(tensor.dtype)
+        return tensor
+
+    def _matches(self, name: str) -> Iterator[Match | None]:
+        for pattern, expr in self.tensors.items():
+            yield patterns.match(pattern, expr, name)
+            for written, line in self.saved.get(pattern, {}).items():
+                yield patterns.match(written, line, name)
+
+    def _modules(self, *exprs: str) -> Iterator[str]:
+        for pattern, expr in self.tensors.items():
+            if expr in exprs:
+                yield pattern.removesuffix(".weight")
+
+    @property
+    def _file(self) -> str:
+        return "moe.py" if "expert" in self.axes else "dense.py"
+
+
+def _expr(line: str) -> str:
+    return line.partition(" if ")[0]
+
+
+def _present(line: str, config: PreTrainedConfig) -> str | None:
+    expr, _, condition = line.partition(" if ")
+    return expr if not condition or getattr(config, condition, False) else None
+
+
+def _position(kept: Tensor, number: int) -> int | None:
+    found = torch.nonzero(kept == number)
+    return int(found[0]) if len(found) else None

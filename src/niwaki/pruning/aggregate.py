@@ -1,0 +1,79 @@
+"""The arithmetic of activation-based importance: activations in, one score per sample and unit out.
+
+Minitron (arXiv 2407.14679, section 2.2): |x| in float32, aggregated over the valid tokens of each sample
+(here), then over the samples (`scores.py`). Taking the axes in another order runs without complaint and
+gives another, worse metric.
+
+Shape suffixes: B samples, S tokens of a sample, C units (channels, neurons or heads), K heads * head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+SEQUENCE_AGGREGATIONS = ("mean", "l2", "var")
+
+# The temporaries of one chunk should stay in the cache of a CPU core, and out of the memory peak anywhere.
+_CPU_CHUNK_ELEMENTS = 2**20
+_ACCELERATOR_CHUNK_ELEMENTS = 2**26
+
+
+def over_tokens(x_BSC: Tensor, valid_BS: Tensor | None, sequence: Sequence[str]) -> dict[str, Tensor]:
+    """Aggregate |x| over the valid tokens of each sample, in float32: {aggregation: [B, C]}.
+
+    `valid_BS` is True at tokens that count; None means that all do. With n valid tokens in a sample, "mean"
+    is sum|x| / n, "l2" is sqrt(sum x^2) and "var" is the mean squared deviation of |x| from its mean.
+    """
+    chunks = [_aggregate(x_BSC[part], valid_BS, part, sequence) for part in _chunks(x_BSC)]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in sequence}
+
+
+def head_norms(x_BSK: Tensor, head_dim: int) -> Tensor:
+    """L2 norm of each head's output per token, in float32: [B, S, heads * head_dim] -> [B, S, heads]."""
+    return torch.linalg.vector_norm(x_BSK.unflatten(-1, (-1, head_dim)), dim=-1, dtype=torch.float32)
+
+
+def token_dots(x_BSC: Tensor, y_BSC: Tensor) -> Tensor:
+    """Inner product of two vectors per token, in float32: [B, S]."""
+    return torch.cat([(x_BSC[part].float() * y_BSC[part].float()).sum(-1) for part in _chunks(x_BSC)])
+
+
+def cosines(dot_BS: Tensor, squared_x_BS: Tensor, squared_y_BS: Tensor) -> Tensor:
+    """Cosine per token in float64, from `token_dots` of (x, y), (x, x) and (y, y).
+
+    Exactly 1 where x equals y; 0 where one of them is zero.
+    """
+    lengths_BS = (squared_x_BS.double() * squared_y_BS.double()).sqrt()
+    return dot_BS.double() / lengths_BS.masked_fill(lengths_BS == 0, 1)
+
+
+def _aggregate(
+    x_BSC: Tensor, valid_BS: Tensor | None, part: slice, sequence: Sequence[str]
+) -> dict[str, Tensor]:
+    size_BSC = x_BSC.float().abs()
+    num_tokens: Tensor | int = size_BSC.shape[1]
+    padding_BS1 = None
+    if valid_BS is not None:
+        padding_BS1 = ~valid_BS[part].to(x_BSC.device)[..., None]
+        num_tokens = (~padding_BS1).sum(1)
+        size_BSC.masked_fill_(padding_BS1, 0)
+    mean_BC = size_BSC.sum(1) / num_tokens
+    out = {"mean": mean_BC}
+    if "l2" in sequence:
+        out["l2"] = size_BSC.square().sum(1).sqrt()
+    if "var" in sequence:
+        deviation_BSC = size_BSC - mean_BC[:, None]
+        if padding_BS1 is not None:
+            deviation_BSC.masked_fill_(padding_BS1, 0)
+        out["var"] = deviation_BSC.square().sum(1) / num_tokens
+    return out
+
+
+def _chunks(x_BSC: Tensor) -> Iterator[slice]:
+    """Runs of whole samples."""
+    limit = _CPU_CHUNK_ELEMENTS if x_BSC.device.type == "cpu" else _ACCELERATOR_CHUNK_ELEMENTS
+    num_rows = max(1, limit // x_BSC[0].numel())
+    return (slice(start, start + num_rows) for start in range(0, len(x_BSC), num_rows))

@@ -1,0 +1,176 @@
+"""Score every axis of a model in one forward pass over a calibration set; no gradients.
+
+Minitron (arXiv 2407.14679, section 2.2): hidden channels by the output of the norms (the final one left
+out), neurons by the input of the second MLP matrix, heads by the norm of their output before the output
+projection, layers by block influence. The paper uses 1024 samples of its training text.
+
+Scores depend on kernels, so each file names the versions, dtype and attention it was made with. They depend
+on batch size and padding only as the forward pass does: by float rounding.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from niwaki import __version__
+from niwaki.errors import DataError, FamilyError, RecipeError, RunError
+from niwaki.ground.family import Family, family_of
+from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
+from niwaki.pruning.probe import Probe
+from niwaki.pruning.scores import Scores
+
+_CHECKPOINT_INTERVAL_S = 60.0
+
+
+class Rows(Protocol):
+    """A calibration set whose rows are samples."""
+
+    def take(self, start: int, count: int) -> dict[str, Tensor]:
+        """Rows from `start`: "inputs" [count, S] int64 and "mask" [count, S] bool, True at valid tokens."""
+        ...
+
+
+def score(
+    model: PreTrainedModel,
+    rows: Rows,
+    *,
+    num_samples: int = 1024,
+    batch_rows: int = 8,
+    first_row: int = 0,
+    axes: Sequence[str] | None = None,
+    sequence: Sequence[str] = ("mean",),
+    model_id: str = "",
+    data_id: str = "",
+    checkpoint: Path | None = None,
+) -> Scores:
+    """Score a model on `num_samples` rows, each one sample, from `first_row` on.
+
+    Only the decoder runs, without the language-model head. `axes` defaults to all of hidden, ffn, group and
+    layer that can be scored; what can be trimmed but not scored (neurons of fused experts) is warned about by
+    name. `sequence` lists the token aggregations to keep, of mean, l2 and var; each costs time. `model_id`
+    and `data_id` go into the provenance.
+
+    With `checkpoint`, running sums are written there about once a minute, and a later call with the same
+    arguments continues from them to the same bits; the file is removed at the end.
+
+    Raises FamilyError for an axis that cannot be scored, RecipeError for an unknown aggregation, DataError
+    for missing or empty rows, CheckpointError for weights and EvaluationError for activations that are not
+    finite, RunError for a checkpoint made with other arguments.
+    """
+    family = family_of(model.config)
+    axes = _choose_axes(family, axes)
+    _check_sequence(sequence)
+    if num_samples < 1:
+        raise RecipeError(f"num_samples is {num_samples}.", "Score at least one sample; the paper uses 1024.")
+    scores = Scores(
+        sizes=family.axis_sizes(model.config),
+        provenance={
+            **_describe(model),
+            "model": model_id,
+            "data": data_id,
+            "first_row": first_row,
+            "sample_tokens": _take(rows, first_row, 1)["inputs"].shape[1],
+            "axes": list(axes),
+            "sequence": list(sequence),
+        },
+    )
+    if checkpoint is not None and checkpoint.exists():
+        scores = _resume(checkpoint, scores, num_samples)
+    probe = Probe(model, family=family, axes=axes, sequence=sequence)
+    saved_at_s = time.monotonic()
+    with probe.listening():
+        for start in _progress(range(scores.num_samples, num_samples, batch_rows)):
+            probe.run(_take(rows, first_row + start, min(batch_rows, num_samples - start)), scores)
+            if checkpoint is not None and time.monotonic() - saved_at_s >= _CHECKPOINT_INTERVAL_S:
+                scores.save(checkpoint)
+                saved_at_s = time.monotonic()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return scores
+
+
+def _choose_axes(family: Family, axes: Sequence[str] | None) -> tuple[str, ...]:
+    scoreable = ("hidden", *(["ffn"] if family.sites.ffn else []), "group", "layer")
+    # A key-value head is ranked by its query heads, so "group" covers "kv".
+    missing = set(family.axes if axes is None else axes) - {*scoreable, "kv"}
+    if axes is None:
+        if missing:
+            warnings.warn(
+                f"{family.model_type}: axes {', '.join(sorted(missing))} cannot be scored yet; "
+                "they can only keep their full size.",
+                stacklevel=3,
+            )
+        return scoreable
+    if missing:
+        raise FamilyError(
+            f"{family.model_type}: axes {', '.join(sorted(missing))} cannot be scored.",
+            f"Choose from {', '.join(scoreable)}.",
+        )
+    return tuple(axis for axis in scoreable if axis in axes or (axis == "group" and "kv" in axes))
+
+
+def _check_sequence(sequence: Sequence[str]) -> None:
+    unknown = [name for name in sequence if name not in SEQUENCE_AGGREGATIONS]
+    if unknown or not sequence:
+        raise RecipeError(
+            f"Sequence aggregation {unknown[0] if unknown else '(none)'!r} is unknown.",
+            f"Choose from {', '.join(SEQUENCE_AGGREGATIONS)}.",
+        )
+
+
+def _describe(model: PreTrainedModel) -> dict[str, Any]:
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "attention": model.config._attn_implementation,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "niwaki": __version__,
+    }
+
+
+def _take(rows: Rows, start: int, count: int) -> dict[str, Tensor]:
+    batch = rows.take(start, count)
+    if len(batch["inputs"]) != count:
+        raise DataError(
+            f"Calibration set: {start + len(batch['inputs'])} rows found, {start + count} needed.",
+            "Use fewer samples or more text.",
+        )
+    num_valid = batch["mask"].sum(1)
+    if not num_valid.all():
+        raise DataError(
+            f"Calibration row {start + int(num_valid.argmin())} has no valid token.", "Remove empty rows."
+        )
+    return batch
+
+
+def _resume(checkpoint: Path, fresh: Scores, num_samples: int) -> Scores:
+    found = Scores.load(checkpoint)
+    differing = [name for name, value in fresh.provenance.items() if found.provenance.get(name) != value]
+    if found.sizes != fresh.sizes:
+        differing.append("sizes")
+    if found.num_samples > num_samples:
+        differing.append("num_samples")
+    if differing:
+        raise RunError(
+            f"Checkpoint {checkpoint} is of another scoring run; they differ in {', '.join(differing)}.",
+            "Remove it to score from the start, or repeat the run it belongs to.",
+        )
+    return found
+
+
+def _progress(starts: range) -> Iterable[int]:
+    """Show a bar with the time left, on a terminal only."""
+    return track(starts, description="Scoring", console=Console(stderr=True), disable=not sys.stderr.isatty())

@@ -1,0 +1,217 @@
+"""Quantities that read like speech: `2B` tokens, `4k` rows, `5%`, `8GB`, `1e-4`.
+
+In goes what YAML or a command line gives (text or a number); out come plain `int` and `float`, and `Size` for
+the size of a model. Every quantity is written back in the same speech, and read again to the same value.
+Multiples are decimal (`4k` is 4000, `8GB` is 8e9 bytes); `KiB`, `MiB` and `GiB` are the binary ones.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+_COUNT_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_BYTE_SUFFIXES = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_QUANTITY = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)")
+_SMALLEST_MODEL_PARAMETERS = 1000
+
+
+def parse_count(value: object) -> int:
+    """Read a number of things: `2B`, `1.5M`, `4k`, `2e9` or a plain whole number.
+
+    Raises ValueError, which names the nearest legal form, for anything else.
+    """
+    number, suffix = _split(value, "a count such as 4096, 4k, 100M or 2B")
+    if suffix not in _COUNT_SUFFIXES:
+        raise ValueError(f"{value!r} is not a count. {_nearest_count(number, suffix)}")
+    count = number * _COUNT_SUFFIXES[suffix]
+    if count != count.to_integral_value() or count < 0:
+        raise ValueError(f"{value!r} is not a whole number of things, zero or more.")
+    return int(count)
+
+
+def parse_fraction(value: object) -> float:
+    """Read a part of a whole, from 0 to 1: `5%` or 0.05."""
+    number, suffix = _split(value, "a fraction such as 5% or 0.05")
+    if suffix not in ("", "%"):
+        raise ValueError(f"{value!r} is not a fraction. Write a percentage, such as '5%'.")
+    fraction = number / 100 if suffix == "%" else number
+    if not 0 <= fraction <= 1:
+        nearest = f"Did you mean '{number.normalize():f}%'?" if 1 < number <= 100 else "Write 0% to 100%."
+        raise ValueError(f"{value!r} is not a fraction of a whole. {nearest}")
+    return float(fraction)
+
+
+def parse_number(value: object) -> float:
+    """Read a plain number: `1e-4`, which YAML takes for text, or 0.0001."""
+    number, suffix = _split(value, "a number such as 1e-4 or 0.1")
+    if suffix:
+        raise ValueError(f"{value!r} has a unit, but a plain number is wanted here, such as 1e-4 or 0.1.")
+    return float(number)
+
+
+def parse_count_or_share(value: object) -> int | float:
+    """Read a count (`40`, an int) or a share of something else (`5%`, a float)."""
+    if isinstance(value, float) and not isinstance(value, bool):
+        return parse_fraction(value)
+    if isinstance(value, str) and ("%" in value or "." in value):
+        return parse_fraction(value)
+    return parse_count(value)
+
+
+def parse_grid_value(value: object) -> int | float:
+    """Read a size of an axis (`3072`, `4k`) or a ratio (`2.5`)."""
+    number, suffix = _split(value, "a size such as 3072, or a ratio such as 2.5")
+    return float(number) if not suffix and number != number.to_integral_value() else parse_count(value)
+
+
+def format_count(count: int) -> str | int:
+    """Write a count so that `parse_count` reads it back: 2000000000 is '2B', 4096 stays 4096."""
+    for suffix in ("T", "B", "M", "k"):
+        multiple = _COUNT_SUFFIXES[suffix]
+        if count >= multiple and count * 10 % multiple == 0:
+            return f"{(Decimal(count) / multiple).normalize():f}{suffix}"
+    return count
+
+
+def format_fraction(fraction: float) -> str:
+    """Write a fraction so that `parse_fraction` reads it back: 0.05 is '5%'."""
+    return f"{(Decimal(repr(fraction)) * 100).normalize():f}%"
+
+
+def format_count_or_share(value: int | float) -> int | str:
+    """Write a count or a share so that `parse_count_or_share` reads it back."""
+    return format_count(value) if isinstance(value, int) else format_fraction(value)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size a model should have; exactly one of the four forms is set.
+
+    `fraction` of the teacher's parameters, `num_parameters`, `num_bytes` of saved weights, or the inclusive
+    `interval` (low, high) of parameters, as the paper's search used [7.8e9, 8.5e9] (minitron 5.2).
+    """
+
+    fraction: float | None = None
+    num_parameters: int | None = None
+    num_bytes: int | None = None
+    interval: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        """Write the size in speech: '50%', '4B parameters', '8000000000 bytes'."""
+        if self.interval is not None:
+            return f"{format_count(self.interval[0])} to {format_count(self.interval[1])} parameters"
+        if self.num_parameters is not None:
+            return f"{format_count(self.num_parameters)} parameters"
+        return str(format_size(self))
+
+
+def parse_size(value: object) -> Size:
+    """Read the size of a model: `50%`, `4B`, `8GB` or `{low: 7.8B, high: 8.5B}`."""
+    if isinstance(value, Size):
+        return value
+    if isinstance(value, dict):
+        return _parse_interval(value)
+    number, suffix = _split(value, "a size such as 50%, 4B (parameters), 8GB or {low: 7.8B, high: 8.5B}")
+    if suffix == "%" or (not suffix and 0 < number < 1):
+        fraction = parse_fraction(value)
+        if not 0 < fraction < 1:
+            raise ValueError(f"{value!r} leaves nothing to do. Write a part of the teacher, such as '50%'.")
+        return Size(fraction=fraction)
+    if suffix != "B" and suffix in _BYTE_SUFFIXES:
+        return Size(num_bytes=_whole_bytes(value, number, suffix))
+    if suffix not in _COUNT_SUFFIXES:
+        known = {s.lower(): s for s in (*_BYTE_SUFFIXES, *_COUNT_SUFFIXES)}.get(suffix.lower())
+        meant = f"Did you mean '{number}{known}'?" if known else "Write 50%, 4B (parameters) or 8GB."
+        raise ValueError(f"{value!r} is not a size. {meant}")
+    num_parameters = parse_count(value)
+    if num_parameters < _SMALLEST_MODEL_PARAMETERS:
+        meant = f"Did you mean '{num_parameters}%', '{num_parameters}M' or '{num_parameters}B'?"
+        raise ValueError(f"{value!r} would be a model of {num_parameters} parameters. {meant}")
+    return Size(num_parameters=num_parameters)
+
+
+def format_size(size: Size) -> str | int | dict[str, str | int]:
+    """Write a size so that `parse_size` reads it back."""
+    if size.interval is not None:
+        return {"low": format_count(size.interval[0]), "high": format_count(size.interval[1])}
+    if size.fraction is not None:
+        return format_fraction(size.fraction)
+    if size.num_bytes is not None:
+        for suffix in ("TB", "GB", "MB"):
+            written = format((Decimal(size.num_bytes) / _BYTE_SUFFIXES[suffix]).normalize(), "f")
+            if size.num_bytes >= _BYTE_SUFFIXES[suffix]:
+                return written + suffix
+        return format((Decimal(size.num_bytes) / 1000).normalize(), "f") + "kB"
+    assert size.num_parameters is not None
+    return format_count(size.num_parameters)
+
+
+def _parse_interval(value: dict[Any, Any]) -> Size:
+    if set(value) != {"low", "high"}:
+        raise ValueError(f"an interval has exactly the keys low and high, not {sorted(map(str, value))}.")
+    low, high = parse_count(value["low"]), parse_count(value["high"])
+    if not 0 < low <= high:
+        raise ValueError(f"the interval low: {value['low']}, high: {value['high']} is empty.")
+    return Size(interval=(low, high))
+
+
+def _whole_bytes(value: object, number: Decimal, suffix: str) -> int:
+    num_bytes = number * _BYTE_SUFFIXES[suffix]
+    if num_bytes != num_bytes.to_integral_value() or num_bytes <= 0:
+        raise ValueError(f"{value!r} is not a whole number of bytes above zero.")
+    return int(num_bytes)
+
+
+def _split(value: object, wanted: str) -> tuple[Decimal, str]:
+    """Split text or a number into an exact decimal and its suffix."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r} is not {wanted}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value!r} is not finite; write {wanted}.")
+    match = _QUANTITY.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not {wanted}.")
+    try:
+        number = Decimal(match[1].replace("_", ""))
+        if abs(number.adjusted()) > 400:
+            raise InvalidOperation
+    except InvalidOperation:
+        raise ValueError(f"{value!r} is out of range; write {wanted}.") from None
+    return number, match[2]
+
+
+def _nearest_count(number: Decimal, suffix: str) -> str:
+    if suffix == "%":
+        return "A percentage has no place here; write a number of things, such as 100M."
+    for known in ("k", "M", "B", "T"):
+        if suffix.lower() == known.lower():
+            return f"Did you mean '{number}{known}'?"
+        if suffix.lower() in (f"{known}b".lower(), f"{known}ib".lower()):
+            return f"'{suffix}' counts bytes. Did you mean '{number}{known}'?"
+    return "Write 4k for thousands, 100M for millions, 2B for billions."
+
+
+Count = Annotated[int, BeforeValidator(parse_count), PlainSerializer(format_count)]
+Fraction = Annotated[float, BeforeValidator(parse_fraction), PlainSerializer(format_fraction)]
+Number = Annotated[float, BeforeValidator(parse_number)]
+CountOrShare = Annotated[
+    int | float, BeforeValidator(parse_count_or_share), PlainSerializer(format_count_or_share)
+]
+GridValue = Annotated[int | float, BeforeValidator(parse_grid_value)]
+ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]

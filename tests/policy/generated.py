@@ -1,0 +1,70 @@
+"""Texts that are made from the code: `python tests/policy/generated.py` writes them, a test compares them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from niwaki.cli import app
+from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.write import commented
+
+ROOT = Path(__file__).parents[2]
+_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def cli_surface() -> str:
+    """Every verb with its arguments and options, one a line: what scripts of users depend on."""
+    lines = []
+    for name, verb in sorted(_verbs().items()):
+        for parameter in verb.params:
+            kind = parameter.param_type_name
+            flags = " ".join(parameter.opts) if kind == "option" else parameter.name
+            need = "required" if parameter.required else "optional"
+            lines.append(f"{name} {kind} {flags} {need}")
+    return "\n".join(lines) + "\n"
+
+
+def cli_help() -> str:
+    """The help of every verb, as `niwaki VERB --help` prints it in 100 columns."""
+    top = get_command(app).make_context("niwaki", [], resilient_parsing=True)
+    pages = [_page("niwaki --help", top)]
+    for name, verb in _verbs().items():
+        context = verb.make_context(name, [], parent=top, resilient_parsing=True)
+        pages.append(_page(f"niwaki {name} --help", context))
+    return "\n\n".join(pages) + "\n"
+
+
+def recipe_keys() -> str:
+    """A recipe with every default and what each key means."""
+    smallest = {"kind": "compress", "teacher": "MODEL", "choose": {"to": "50%"}}
+    return f"```yaml\n{commented(CompressRecipe.model_validate(smallest))}```\n"
+
+
+def fill(text: str) -> str:
+    """Put the generated texts between their marks."""
+    makers = {"cli_help": cli_help, "recipe_keys": recipe_keys}
+    return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
+
+
+def files() -> dict[Path, str]:
+    """Every file that holds generated text, and what it should hold."""
+    pages = {path: fill(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
+    return pages | {Path(__file__).parent / "cli.txt": cli_surface()}
+
+
+def _verbs() -> dict[str, Any]:
+    return get_command(app).commands  # type: ignore[attr-defined]
+
+
+def _page(command: str, context: Any) -> str:
+    context.terminal_width = context.max_content_width = 100
+    return f"## `{command}`\n\n```text\n{context.command.get_help(context).strip()}\n```"
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text)

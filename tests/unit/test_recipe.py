@@ -1,0 +1,301 @@
+"""Recipes are strict, complain about everything at once, and survive being written and read again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from niwaki.errors import RecipeError
+from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.load import load, parse
+from niwaki.recipe.quantities import (
+    Size,
+    format_count,
+    format_fraction,
+    format_size,
+    parse_count,
+    parse_count_or_share,
+    parse_fraction,
+    parse_number,
+    parse_size,
+)
+from niwaki.recipe.write import commented, dump
+
+SMALLEST = "kind: compress\nteacher: sapling\nchoose:\n  to: 50%\n"
+
+
+def recipe(text: str = SMALLEST) -> CompressRecipe:
+    return parse(text, CompressRecipe, name="recipe.yaml")
+
+
+def complaint(text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe(text)
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    "written, count",
+    [
+        ("2B", 2 * 10**9),
+        ("100M", 10**8),
+        ("4k", 4000),
+        ("4 k", 4000),
+        ("1T", 10**12),
+        ("1.5M", 1_500_000),
+        ("8.3B", 8_300_000_000),
+        ("2e9", 2 * 10**9),
+        (2e9, 2 * 10**9),
+        ("1_000", 1000),
+        (4096, 4096),
+        (0, 0),
+    ],
+)
+def test_counts_read_like_speech(written, count):
+    assert parse_count(written) == count
+    assert isinstance(parse_count(written), int)
+
+
+@pytest.mark.parametrize(
+    "written", ["4K", "1.2345k", -1, "-3k", True, None, "", "k", "1e999", "nan", float("nan"), [1]]
+)
+def test_what_is_not_a_count(written):
+    with pytest.raises(ValueError):
+        parse_count(written)
+
+
+@pytest.mark.parametrize("written, fraction", [("5%", 0.05), ("50%", 0.5), (0.02, 0.02), ("0.5%", 0.005)])
+def test_fractions_read_like_speech(written, fraction):
+    assert parse_fraction(written) == fraction
+
+
+def test_numbers_that_yaml_takes_for_text():
+    assert parse_number("1e-4") == 1e-4
+    assert parse_number("2e9") == 2e9
+
+
+@pytest.mark.parametrize(
+    "written, warmup", [(40, 40), ("40", 40), ("5%", 0.05), (0.05, 0.05), ("0.05", 0.05)]
+)
+def test_warmup_is_steps_or_a_share(written, warmup):
+    assert parse_count_or_share(written) == warmup
+    assert type(parse_count_or_share(written)) is type(warmup)
+
+
+@pytest.mark.parametrize(
+    "written, size",
+    [
+        ("50%", Size(fraction=0.5)),
+        (0.5, Size(fraction=0.5)),
+        ("4B", Size(num_parameters=4 * 10**9)),
+        (4190509056, Size(num_parameters=4190509056)),
+        ("8GB", Size(num_bytes=8 * 10**9)),
+        ("500MB", Size(num_bytes=5 * 10**8)),
+        ("1GiB", Size(num_bytes=2**30)),
+        ({"low": "7.8B", "high": "8.5B"}, Size(interval=(7_800_000_000, 8_500_000_000))),
+    ],
+)
+def test_sizes_read_like_speech(written, size):
+    assert parse_size(written) == size
+
+
+@pytest.mark.parametrize(
+    "parser, written, nearest",
+    [
+        (parse_count, "100MB", "'100M'"),
+        (parse_count, "2b", "'2B'"),
+        (parse_count, "4kb", "'4k'"),
+        (parse_count, "5%", "100M"),
+        (parse_fraction, 50, "'50%'"),
+        (parse_fraction, "50x", "'5%'"),
+        (parse_number, "1e-4%", "1e-4"),
+        (parse_size, 50, "'50%'"),
+        (parse_size, "8gb", "'8GB'"),
+        (parse_size, "5O%", "50%"),
+        (parse_size, "100%", "'50%'"),
+        (parse_size, {"low": "1B"}, "low and high"),
+        (parse_size, {"low": "2B", "high": "1B"}, "empty"),
+    ],
+)
+def test_a_wrong_unit_names_the_nearest_legal_form(parser, written, nearest):
+    with pytest.raises(ValueError) as caught:
+        parser(written)
+    assert nearest in str(caught.value)
+
+
+@given(st.integers(0, 10**15))
+def test_counts_survive_writing(count):
+    assert parse_count(format_count(count)) == count
+
+
+@given(st.floats(0, 1))
+def test_fractions_survive_writing(fraction):
+    assert parse_fraction(format_fraction(fraction)) == fraction
+
+
+COUNTS = st.integers(1, 10**12)
+SIZES = st.one_of(
+    st.builds(Size, fraction=st.floats(0, 1, exclude_min=True, exclude_max=True)),
+    st.builds(Size, num_parameters=st.integers(1000, 10**13)),
+    st.builds(Size, num_bytes=COUNTS),
+    st.builds(Size, interval=st.tuples(COUNTS, COUNTS).map(lambda pair: (min(pair), max(pair)))),
+)
+
+
+@given(SIZES)
+def test_sizes_survive_writing(size):
+    assert parse_size(format_size(size)) == size
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=20)
+
+
+@given(
+    size=SIZES,
+    teacher=TEXT,
+    source=TEXT.filter(lambda text: text != "stdlib"),
+    config=st.none() | TEXT,
+    prompts=st.lists(TEXT, max_size=3),
+    grid=st.none()
+    | st.dictionaries(
+        st.sampled_from(["hidden", "ffn_ratio"]), st.lists(COUNTS | st.floats(0.01, 99), min_size=1)
+    ),
+    warmup=st.integers(0, 300) | st.floats(0, 0.9),
+    rate=st.floats(1e-9, 10),
+    held_out=st.floats(1e-6, 0.5),
+    seed=st.integers(0, 2**63),
+)
+def test_a_resolved_recipe_reads_back_equal(
+    size, teacher, source, config, prompts, grid, warmup, rate, held_out, seed
+):
+    resolved = CompressRecipe.model_validate(
+        {
+            "kind": "compress",
+            "teacher": teacher,
+            "seed": seed,
+            "data": {"source": source, "config": config, "held_out": held_out},
+            "choose": {"to": size, "grid": grid},
+            "distill": {"learning_rate": rate, "min_learning_rate": 0, "warmup": warmup},
+            "report": {"prompts": prompts},
+        }
+    )
+    assert recipe(dump(resolved)) == resolved
+
+
+def test_unknown_keys_name_the_nearest_and_the_line():
+    text = SMALLEST + "distill:\n  lerning_rate: 1e-4\n"
+    assert (
+        complaint(text) == "recipe.yaml:6: distill.lerning_rate: unknown key. Did you mean 'learning_rate'?"
+    )
+    assert "Did you mean 'choose.axes'?" in complaint(SMALLEST + "distill:\n  axes: [ffn]\n")
+    assert "Did you mean 'seed' without indentation?" in complaint(SMALLEST + "distill:\n  seed: 1\n")
+    assert "Known here: kind, teacher" in complaint(SMALLEST + "zzz: 1\n")
+
+
+def test_every_problem_is_listed_at_once_in_the_order_of_the_file():
+    text = """
+kind: compress
+teacher: sapling
+choose:
+  to: 8gb
+  axes: [layer, hiden]
+distill:
+  tokens: 100MB
+  precision: bf16
+  lerning_rate: 1
+"""
+    problems = complaint(text).splitlines()
+    assert problems[0] == "recipe.yaml: 5 problems:"
+    assert [line.split(": ")[:2] for line in problems[1:]] == [
+        ["recipe.yaml:5", "choose.to"],
+        ["recipe.yaml:6", "choose.axes.1"],
+        ["recipe.yaml:8", "distill.tokens"],
+        ["recipe.yaml:9", "distill.precision"],
+        ["recipe.yaml:10", "distill.lerning_rate"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("", "a recipe is a list of"),
+        ("- 1", "not list"),
+        ("kind: [", "recipe.yaml:1: this is not YAML"),
+        (
+            SMALLEST + "choose:\n  to: 40%\n",
+            "recipe.yaml:5: the key 'choose' is given twice, first in line 3",
+        ),
+        ("kind: compres\nteacher: a\nchoose: {to: 5%}", "Did you mean 'compress'?"),
+        ("kind: compress\nchoose: {to: 5%}", "teacher: this key is required"),
+        ("kind: compress\nteacher: no\nchoose: {to: 5%}", "False is not text"),
+        (SMALLEST + "data: 3\n", "data: 3 is not a section"),
+        (SMALLEST + "  axes: ffn\n", "'ffn' is not a list"),
+        (SMALLEST + "  axes: [ffn, ffn]\n", "each axis once"),
+        (SMALLEST + "  grid: {ffn: [64], ffn_ratio: [2.5]}\n", "the same thing twice"),
+        (SMALLEST + "  grid: {hiden: [64]}\n", "Did you mean 'hidden'?"),
+        (SMALLEST + "  grid: {hidden: []}\n", "one or more sizes"),
+        (SMALLEST + "  tolerance: null\n", "tolerance is needed"),
+        (SMALLEST + "distill: {clip_norm: 0}\n", "distill.clip_norm: 0.0 does not fit"),
+        (SMALLEST + "distill: {min_learning_rate: 1}\n", "above learning_rate"),
+        (SMALLEST + "distill: {tokens: 1k}\n", "do not fill one batch_tokens"),
+        (SMALLEST + "distill: {batch_tokens: 8k}\n", "less than distill.micro_rows (4) rows"),
+        (SMALLEST + "distill: {warmup: 4k}\n", "warmup takes all"),
+        (SMALLEST + "distill: {warmup: 100%}\n", "warmup takes all"),
+        (SMALLEST + "  trial_tokens: 200M\n", "a trial is the shorter run"),
+        (SMALLEST + "data: {config: en}\n", "config belongs to a hub dataset"),
+        (SMALLEST + "data: {held_out: 60%}\n", "data.held_out"),
+        (SMALLEST + "data: {held_out: 5%}\n", "Write 8%"),
+    ],
+)
+def test_rules_that_need_no_model(text, part):
+    assert part in complaint(text)
+
+
+def test_an_interval_takes_no_tolerance():
+    interval = SMALLEST.replace("50%", "{low: 7.8B, high: 8.5B}")
+    assert recipe(interval).choose.tolerance is None
+    assert recipe().choose.tolerance == 0.05
+    assert "no meaning beside an interval" in complaint(interval + "  tolerance: 5%\n")
+
+
+def test_recipes_do_not_change_after_reading():
+    with pytest.raises(ValidationError):
+        recipe().distill.tokens = 1
+
+
+def test_steps_follow_from_tokens():
+    rows = "data: {sequence_length_tokens: 500, source: books}\n"
+    read = recipe(SMALLEST + rows + "distill: {tokens: 5.01M, batch_tokens: 10k}\n")
+    assert read.batch_rows == 20
+    assert read.num_steps == 501
+    assert read.steps(read.trial_tokens) == 21  # 4% of 5.01M is 200.4k
+    assert read.warmup_steps(501) == 25
+    assert read.warmup_steps(100) == 5
+
+
+def test_the_batch_is_whole_micro_batches():
+    read = recipe(
+        SMALLEST + "data: {sequence_length_tokens: 512}\ndistill: {batch_tokens: 256k, micro_rows: 3}\n"
+    )
+    assert read.batch_rows == 501
+
+
+def test_the_held_out_share_follows_the_source():
+    assert recipe().data.held_out == 0.08
+    assert recipe(SMALLEST + "data: {source: books}\n").data.held_out == 0.02
+
+
+def test_the_commented_recipe_reads_back_and_explains_every_key():
+    text = commented(recipe())
+    assert recipe(text) == recipe()
+    assert [line for line in text.splitlines() if line and "#" not in line and "kind" not in line] == []
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(RecipeError, match="there is no such recipe"):
+        load(tmp_path / "absent.yaml", CompressRecipe)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(tmp_path, CompressRecipe)
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(tmp_path / "recipe.yaml", CompressRecipe)
