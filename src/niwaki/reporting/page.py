@@ -158,7 +158,7 @@ def _catch_up_words(run: Collected) -> str | None:
     ours, theirs, loss = caught
     return (
         f"Started from random weights, the same shape needed {words.quantity(theirs)} tokens of the same "
-        f"teaching to reach a held-out loss of {loss:.2f}; started from the trimmed teacher it was there within "
+        f"teaching to reach a held-out loss of {loss:.2f}; started from the trimmed teacher it took at most "
         f"{words.quantity(ours)}, {words.times(theirs / ours)} fewer."
     )
 
