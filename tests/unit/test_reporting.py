@@ -129,6 +129,13 @@ def test_no_lead_is_claimed_where_the_student_never_got_there(tmp_path):
     assert "fewer" not in write_report(run).read_text(encoding="utf-8")
 
 
+def test_no_lead_is_claimed_over_a_baseline_that_is_still_training(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    assert catch_up(collect(run)) is not None
+    edit(run / "5-evaluate" / "results.json", lambda results: results["models"].pop("random"))
+    assert catch_up(collect(run)) is None
+
+
 def test_every_drawing_is_wellformed_and_described(page):
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(drawings) > 12
