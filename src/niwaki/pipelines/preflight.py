@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
+from niwaki.pipelines.inputs import task_folder
 from niwaki.recipe.compress import CompressRecipe
 
 RUN_MARKS = ("recipe.yaml", "manifest.json")
@@ -109,10 +110,6 @@ def _tasks(recipe: CompressRecipe) -> Iterator[NiwakiError]:
         from niwaki.evaluation.harness import find_tasks
 
         try:
-            find_tasks(recipe.evaluate.tasks, include_path=_folder(recipe.evaluate.include_path))
+            find_tasks(recipe.evaluate.tasks, include_path=task_folder(recipe))
         except NiwakiError as error:
             yield error
-
-
-def _folder(path: str | None) -> Path | None:
-    return None if path is None else Path(path)
