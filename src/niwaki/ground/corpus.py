@@ -104,11 +104,11 @@ def _tokenise(
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        counts = {side: {"tokens": 0, "bytes": 0} for side in ("train", "held_out")}
+        counts = {name: {"tokens": 0, "bytes": 0} for name in ("train", "held_out")}
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         with (partial / "train.bin").open("wb") as train, (partial / "held_out.bin").open("wb") as held:
             files: dict[str, BinaryIO] = {"train": train, "held_out": held}
-            for batch in _batches(documents):
+            for batch in _batches(d for d in documents if d.text.strip()):
                 encoded = tokenizer([d.text for d in batch], add_special_tokens=False)["input_ids"]
                 for document, ids in zip(batch, encoded, strict=True):
                     side = split_of(document, held_out)
@@ -117,11 +117,11 @@ def _tokenise(
                     counts[side]["bytes"] += len(document.text.encode())
                 if max_tokens is not None and counts["train"]["tokens"] >= max_tokens:
                     break
-        for side, count in counts.items():
+        for name, count in counts.items():
             if count["bytes"] == 0:
                 raise DataError(
-                    f"data source {source!r}: no text in its {side.replace('_', '-')} half "
-                    f"({counts['train']['tokens']} training and {counts['held_out']['tokens']} held-out tokens).",
+                    f"data source {source!r}: no text in its {name.replace('_', '-')} half "
+                    f"({counts['train']['tokens']} training, {counts['held_out']['tokens']} held-out).",
                     f"Give more documents, or change `held_out` (now {held_out:.2%}).",
                 )
         meta = {"dtype": np.dtype(dtype).name, "counts": counts}
@@ -137,7 +137,7 @@ def _tokenise(
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     iterator = iter(documents)
     while batch := list(islice(iterator, _DOCUMENTS_A_BATCH)):
-        yield [d for d in batch if d.text.strip()]
+        yield batch
 
 
 def _open(folder: Path, fingerprint: str) -> Corpus:

@@ -33,7 +33,7 @@ from niwaki.ground.progress import progress
 from niwaki.ground.stream import Batch
 
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class RowSource(Protocol):
@@ -74,6 +74,15 @@ def learning_rate_at(step: int, *, peak: float, minimum: float, warmup_steps: in
     return minimum + (peak - minimum) * (1 + math.cos(math.pi * min(1.0, through))) / 2
 
 
+def resolve_precision(precision: Precision) -> Precision:
+    """What "auto" means on this machine; anything else as it is."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+
+
 def fit(
     model: nn.Module,
     rows: RowSource,
@@ -89,7 +98,7 @@ def fit(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
     clip_norm: float = 1.0,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     seed: int = 0,
     save_every_steps: int = 500,
     keep_snapshots: int = 2,
@@ -108,7 +117,8 @@ def fit(
         learning_rate: the peak; see `learning_rate_at`.
         weight_decay: AdamW's, on matrices only.
         clip_norm: largest norm of the whole gradient.
-        precision: "bfloat16" runs the matrix products under autocast; weights stay as they are.
+        precision: "bfloat16" runs the matrix products under autocast; weights stay as they are. "auto" does
+            so where the hardware has bfloat16 arithmetic.
         held_out: evaluated with the same loss on its first `held_out_rows` rows, every
             `evaluate_every_steps` and at the end.
         trackers: of accelerate, such as "tensorboard" and "wandb".
@@ -117,15 +127,15 @@ def fit(
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
     """
     accelerator = Accelerator(
-        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        mixed_precision="bf16" if resolve_precision(precision) == "bfloat16" else "no",
         log_with=list(trackers) or None,
         project_dir=str(out),
     )
     share = micro_rows * accelerator.num_processes
     if batch_rows % share:
         raise TrainingError(
-            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x micro_rows "
-            f"{micro_rows}.",
+            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
+            f"micro_rows {micro_rows}.",
             f"Use a multiple of {share}.",
         )
     objective = Objective(model, loss)
@@ -134,7 +144,7 @@ def fit(
     checkpoints = out / "checkpoints"
     first_step = 0
     if (found := snapshot.newest(checkpoints)) is not None:
-        first_step = snapshot.restore(found, objective, _inner(optimizer))["step"]
+        first_step = snapshot.restore(found, objective, _inner(optimizer))
     metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
     if trackers:
         accelerator.init_trackers("niwaki")
@@ -172,8 +182,8 @@ def fit(
             if not math.isfinite(means["loss"]) or not math.isfinite(norm):
                 raise TrainingError(
                     f"{label}: step {step}: loss {means['loss']}, gradient norm {norm}.",
-                    f"The snapshots in {checkpoints} are from before it: lower `learning_rate` (now {rate:.3g}), "
-                    "or look for damaged rows.",
+                    f"The snapshots in {checkpoints} are from before it: lower `learning_rate` "
+                    f"(now {rate:.3g}), or look for damaged rows.",
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -192,7 +202,6 @@ def fit(
                     done,
                     objective,
                     _inner(optimizer),
-                    state={},
                     keep=keep_snapshots,
                     is_main=accelerator.is_main_process,
                 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -19,16 +20,19 @@ from transformers import (
 from niwaki.errors import CheckpointError
 
 SAPLING = "sapling"
+_STOCK_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
 
 
 def model_path(name: str | Path) -> str:
     """Resolve a model's name: a folder, a hub name, or `sapling`, the model that comes with niwaki.
 
-    A folder called `sapling` in the current directory wins over the bundled model.
+    The word `sapling` always means the bundled model; write `./sapling` for a folder of that name.
 
     Raises:
         CheckpointError: something that looks like a folder is not there, or holds no config.json.
     """
+    if str(name) == SAPLING:
+        return _bundled()
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -37,14 +41,30 @@ def model_path(name: str | Path) -> str:
                 "Give a folder that save_pretrained wrote, with config.json and safetensors.",
             )
         return str(folder)
-    if str(name) == SAPLING:
-        return _bundled()
     if folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
         raise CheckpointError(
             f"Model folder {str(name)!r} does not exist.",
             "Give an existing folder, a hub name such as Qwen/Qwen3-8B, or sapling.",
         )
     return str(name)
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder of a model: itself, the bundled one, or what a hub name was downloaded to.
+
+    Raises:
+        CheckpointError: the hub has no such model, or cannot be reached.
+    """
+    path = model_path(name)
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, allow_patterns=_STOCK_FILES))
+    except Exception as error:
+        raise CheckpointError(
+            f"Model {str(name)!r} is no folder, and the hub does not give it: {str(error).splitlines()[0]}",
+            "Check the name and the network, log in with `hf auth login` if it is gated, or give a folder.",
+        ) from error
 
 
 def load_model(

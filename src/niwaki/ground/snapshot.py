@@ -38,38 +38,32 @@ def newest(folder: Path) -> Path | None:
 
 
 def save(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    state: dict[str, Any],
-    keep: int,
-    is_main: bool,
+    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, *, keep: int, is_main: bool
 ) -> None:
     """Write `folder/step-N`, then drop all but the newest `keep`. Collective: every process calls it.
 
     Raises:
         TrainingError: the disk refused; the older snapshots are untouched.
     """
-    weights = _own_tensors(get_model_state_dict(model, options=_SAVE))
-    moments = get_optimizer_state_dict(
-        model,
-        optimizer,
-        options=StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True),
-    )
+    weights = _own_tensors(dict(get_model_state_dict(model, options=_SAVE)))
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
     if not is_main:
         return
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    tensors = {k: v.contiguous() for k, v in moments.items() if isinstance(v, Tensor)}
-    settings = {k: v for k, v in moments.items() if not isinstance(v, Tensor)}
+    tensors = {
+        f"{name}:{slot}": tensor.contiguous()
+        for name, slots in moments["state"].items()
+        for slot, tensor in slots.items()
+    }
     try:
         partial.mkdir(parents=True)
         save_file(weights, partial / "model.safetensors")
         save_file(tensors, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps({"step": step, "optimizer": settings, **state}))
+        (partial / "state.json").write_text(
+            json.dumps({"step": step, "param_groups": moments["param_groups"]})
+        )
         for file in partial.iterdir():
             _flush(file)
         shutil.rmtree(final, ignore_errors=True)
@@ -86,11 +80,18 @@ def save(
         shutil.rmtree(snapshot)
 
 
-def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Load a snapshot into a model and its optimiser, in place; returns the saved `state` and `step`."""
-    state: dict[str, Any] = json.loads((snapshot / "state.json").read_text())
-    weights = load_file(snapshot / "model.safetensors")
-    moments: dict[str, Any] = {**load_file(snapshot / "optimizer.safetensors"), **state.pop("optimizer")}
+def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> int:
+    """Load a snapshot into a model and its optimiser, in place; returns its step.
+
+    Raises:
+        TrainingError: the snapshot is of another model.
+    """
+    state = json.loads((snapshot / "state.json").read_text())
+    weights: dict[str, Any] = dict(load_file(snapshot / "model.safetensors"))
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(snapshot / "optimizer.safetensors").items():
+        name, slot = key.rsplit(":", 1)
+        moments.setdefault(name, {})[slot] = tensor
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed, strict=False)
     problems = set_model_state_dict(model, weights, options=options)
@@ -99,11 +100,9 @@ def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> dict[str,
             f"{snapshot}: holds {problems.unexpected_keys[0]!r}, which the model lacks.",
             "It belongs to another model: move the folder away to start anew.",
         )
-    options = StateDictOptions(
-        full_state_dict=True, broadcast_from_rank0=distributed, flatten_optimizer_state_dict=True
-    )
-    set_optimizer_state_dict(model, optimizer, moments, options=options)
-    return state
+    optimizer_state: dict[str, Any] = {"state": moments, "param_groups": state["param_groups"]}
+    set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
+    return int(state["step"])
 
 
 def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -58,4 +58,5 @@ class Rows:
         return self.tokens[first : first + self.sequence_length + 1]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
+        assert self.seed is not None
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)

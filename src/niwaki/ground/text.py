@@ -158,8 +158,8 @@ def _rows_of(loader: str, text_column: str, **load: object) -> Iterator[Document
         text = row.get(text_column)
         if not isinstance(text, str):
             raise DataError(
-                f"dataset {load.get('data_files', loader)!r}, row {number}: no text in column {text_column!r} "
-                f"(columns: {', '.join(row)}).",
+                f"dataset {load.get('data_files', loader)!r}, row {number}: "
+                f"no text in column {text_column!r} (columns: {', '.join(row)}).",
                 "Set `text_column` to the column that holds the text.",
             )
         yield Document(f"{loader}:{number}", text, _group(text))

@@ -159,8 +159,8 @@ def _heads(family: Family, sizes: Sizes, axes: Sequence[str]) -> list[Sizes]:
     groups = range(sizes["group"], 0, -1)
     wanted = product(kvs if "kv" in axes else kvs[:1], groups if "group" in axes else groups[:1])
     options = [{"kv": kv, "group": group} for kv, group in wanted]
-    if found := [option for option in options if _expressible(family, {**sizes, **option})]:
-        return found
+    if not family.hidden_is_heads:
+        return [option for option in options if _expressible(family, {**sizes, **option})]
     every = ({"kv": kv, "group": group} for kv, group in product(kvs, groups))
     return [option for option in every if _expressible(family, {**sizes, **option})][:1]
 

@@ -1,7 +1,8 @@
 """Train the bundled teacher from nothing: `python -m niwaki.sapling.train --out runs/sapling`.
 
-In: the source of this Python's standard library. Out: `OUT/model`, a stock Hugging Face folder with a byte-level
-BPE tokenizer trained on the same text, and `OUT/metrics.jsonl`. A killed run goes on with the same command.
+In: the source of this Python's standard library. Out: `OUT/model`, a stock Hugging Face folder with a
+byte-level BPE tokenizer trained on the same text, and `OUT/metrics.jsonl`. A killed run goes on with the
+same command.
 """
 
 from __future__ import annotations
@@ -76,8 +77,12 @@ def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[st
 
 def main() -> None:
     """Read the command line, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and the model")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for checkpoints, metrics and the model"
+    )
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the corpus")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     arguments = parser.parse_args()
@@ -90,7 +95,9 @@ def main() -> None:
     rows = Rows(corpus.train.ids, sequence_length=SEQUENCE_LENGTH_TOKENS, seed=SEED)
     held_out = Rows(corpus.held_out.ids, sequence_length=SEQUENCE_LENGTH_TOKENS)
     num_steps = round(arguments.epochs * rows.num_rows / BATCH_ROWS)
-    print(json.dumps({"train_tokens": len(corpus.train.ids), "steps": num_steps, "held_out": held_out.num_rows}))
+    print(
+        json.dumps({"train_tokens": len(corpus.train.ids), "steps": num_steps, "held_out": held_out.num_rows})
+    )
     model = build_model()
     fit(
         model,

@@ -1,0 +1,89 @@
+"""A new folder that appears under its name whole, or not at all.
+
+Everything is written into `.NAME.partial` beside the final place, flushed to the disk and renamed. A process
+that is killed leaves at most that partial folder, which the next run of the same command removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from niwaki.errors import CheckpointError
+
+
+@contextmanager
+def new_folder(out: Path, *, needed_bytes: int, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; when the block ends well it becomes `out`, otherwise it is removed.
+
+    `needed_bytes` is what the block will write, checked against the free space before it starts. With
+    `replace`, an existing `out` is kept until the new one is complete, and then removed.
+
+    Raises:
+        CheckpointError: `out` holds something already (and `replace` was not asked for), or the disk has too
+            little room, now or later. Whatever was at `out` is still there, whole.
+    """
+    out = Path(out)
+    partial, previous = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.previous")
+    if previous.exists() and not out.exists():
+        previous.rename(out)  # a kill between the two renames below
+    check_free(out, replace=replace)
+    shutil.rmtree(partial, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(out.parent).free
+    if free_bytes < needed_bytes:
+        raise _disk_full(out, needed_bytes, free_bytes)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in [*partial.rglob("*"), partial]:
+            flush(path)
+        if out.exists() and any(out.iterdir()):
+            shutil.rmtree(previous, ignore_errors=True)
+            out.rename(previous)
+        partial.rename(out)
+    except OSError as error:
+        free_bytes = shutil.disk_usage(out.parent).free
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(out, needed_bytes, free_bytes) from error
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    flush(out.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def check_free(out: Path, *, replace: bool = False) -> None:
+    """Refuse an `out` that is a file, or (unless `replace`) a folder that holds something."""
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(
+            f"{out}: is a file, expected a folder or nothing.", "Name another output folder."
+        )
+    if out.is_dir() and any(out.iterdir()) and not replace:
+        found = ", ".join(sorted(path.name for path in out.iterdir())[:3])
+        raise CheckpointError(
+            f"{out}: the output folder already holds something else ({found}), expected it empty or absent.",
+            "Name another output folder, or move this one away.",
+        )
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of files of a folder, is on the disk and not only in its cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(out: Path, needed_bytes: int, free_bytes: int) -> CheckpointError:
+    return CheckpointError(
+        f"{out}: the disk is full: {needed_bytes:,} bytes are needed, {free_bytes:,} are free.",
+        "Free some space or name an output folder on another disk; nothing that was there has been lost.",
+    )

@@ -1,0 +1,141 @@
+"""What every stage of a run starts from: the teacher's folder, its tokenizer, and rows of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.corpus import Corpus, prepare
+from niwaki.ground.model import load_model, load_tokenizer, local_folder
+from niwaki.ground.stream import Rows
+from niwaki.recipe.compress import CompressRecipe
+
+# Calibration reads the training text in an order of its own.
+_CALIBRATION_SEED = 1_000_003
+_EVALUATIONS = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Opened when first asked for, so that a stage that is done costs nothing."""
+
+    recipe: CompressRecipe
+
+    @cached_property
+    def teacher_folder(self) -> Path:
+        """The teacher's folder; a hub name is downloaded."""
+        return local_folder(self.recipe.teacher)
+
+    @cached_property
+    def teacher_checkpoint(self) -> Checkpoint:
+        """The teacher's tensors, every shard checked."""
+        return Checkpoint(self.teacher_folder)
+
+    @cached_property
+    def teacher_fingerprint(self) -> str:
+        """A hash of the teacher's files."""
+        return self.teacher_checkpoint.fingerprint()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer."""
+        return load_tokenizer(self.teacher_folder)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The tokenised text, split."""
+        data = self.recipe.data
+        return prepare(
+            data.source,
+            self.tokenizer,
+            held_out=data.held_out,
+            text_column=data.text_column,
+            config=data.config,
+            split=data.split,
+            max_tokens=data.max_tokens,
+        )
+
+    @cached_property
+    def train(self) -> Rows:
+        """Rows for distillation, in the recipe's seeded order."""
+        return self._rows(self.recipe.seed)
+
+    @cached_property
+    def calibration(self) -> Rows:
+        """Rows for scoring: the training text in another order."""
+        return self._rows(self.recipe.seed + _CALIBRATION_SEED)
+
+    @cached_property
+    def held_out(self) -> Rows:
+        """Rows for evaluation, in the order of the text."""
+        return Rows(self.corpus.held_out.ids, sequence_length=self.recipe.data.sequence_length_tokens)
+
+    @property
+    def num_held_out_rows(self) -> int:
+        """How many of them the recipe measures on."""
+        wanted = self.recipe.evaluate.num_tokens // self.recipe.data.sequence_length_tokens
+        return max(1, min(self.held_out.num_rows, wanted))
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A model for evaluation, scoring or teaching: float32 on a processor, bfloat16 on a GPU."""
+        return load_model(folder, dtype=compute_dtype(), device=device())
+
+    def load_student(self, folder: Path) -> PreTrainedModel:
+        """A model to train: float32 weights, which small steps need."""
+        return load_model(folder, dtype=torch.float32, device=device())
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The dtype of the teacher's weights on disk, which the student's get too."""
+        checkpoint = self.teacher_checkpoint
+        return checkpoint.dtype(checkpoint.names()[0])
+
+    def training(self, num_steps: int) -> dict[str, Any]:
+        """Keyword arguments of `distill` for a training of `num_steps`, long or a short trial."""
+        distill = self.recipe.distill
+        return {
+            "num_steps": num_steps,
+            "batch_rows": self.recipe.batch_rows,
+            "micro_rows": distill.micro_rows,
+            "learning_rate": distill.learning_rate,
+            "min_learning_rate": distill.min_learning_rate,
+            "warmup_steps": self.recipe.warmup_steps(num_steps),
+            "weight_decay": distill.weight_decay,
+            "clip_norm": distill.clip_norm,
+            "precision": distill.precision,
+            "seed": self.recipe.seed,
+            "save_every_steps": distill.save_every_steps,
+            "evaluate_every_steps": max(1, num_steps // _EVALUATIONS),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the inputs, for the manifest and for the hashes of the stages."""
+        return {
+            "teacher": {"path": self.recipe.teacher, "fingerprint": self.teacher_fingerprint},
+            "data": {
+                "source": self.recipe.data.source,
+                "fingerprint": self.corpus.fingerprint,
+                "num_train_tokens": len(self.corpus.train.ids),
+                "num_held_out_tokens": len(self.corpus.held_out.ids),
+            },
+        }
+
+    def _rows(self, seed: int) -> Rows:
+        length = self.recipe.data.sequence_length_tokens
+        return Rows(self.corpus.train.ids, sequence_length=length, seed=seed)
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype() -> torch.dtype:
+    """The dtype to run models in without training them."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32

@@ -1,0 +1,104 @@
+"""The model card of a student: `README.md` beside its weights, with what the run measured."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from niwaki.errors import RunError
+from niwaki.reporting import words
+from niwaki.reporting.collect import Collected, collect
+from niwaki.reporting.page import provenance, render, sample_columns, write_atomically
+from niwaki.reporting.table import TITLES, comparison
+
+LICENCE_FIELDS = ("license", "license_name", "license_link")
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
+
+
+def write_card(run_dir: str | Path, model_dir: str | Path) -> Path:
+    """Write `README.md` into the student's folder and return its path.
+
+    A licence that the teacher's folder carries, in its card or as a file, is carried over.
+
+    Raises:
+        RunError: `run_dir` is not a run directory, a file of it is damaged, or `model_dir` holds no model.
+    """
+    run, model = collect(run_dir), Path(model_dir)
+    if not (model / "config.json").exists():
+        raise RunError(
+            f"{model} holds no model: expected config.json in it.",
+            "Give the folder of the saved student, such as runs/demo/4-distill/model.",
+        )
+    teacher = Path(run.teacher_path) if run.teacher_path else None
+    licence: dict[str, str] = {}
+    if teacher is not None and teacher.is_dir():
+        licence = _licence(teacher)
+        _copy_licence_files(teacher, model)
+    out = model / "README.md"
+    write_atomically(out, render("card.md.j2", _card_facts(run, licence)))
+    return out
+
+
+def _card_facts(run: Collected, licence: dict[str, str]) -> dict[str, Any]:
+    front = {
+        "base_model": public_name(run.teacher_path) if run.teacher_path else None,
+        **licence,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["niwaki", "pruning", "distillation", "minitron"],
+    }
+    front = {key: value for key, value in front.items() if value is not None}
+    texts = [run.recipe or "", *(text for s in run.samples for text in (s.prompt, *s.continuations.values()))]
+    return {
+        "front_matter": yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "fence": fence(texts),
+        "name": public_name(run.teacher_path) if run.teacher_path else run.name,
+        "headline": words.headline(run),
+        "licence": licence.get("license"),
+        "trim": run.trim,
+        "distilled": run.finished["4-distill"],
+        "table": comparison(run.results),
+        "titles": TITLES,
+        "samples": run.samples,
+        "sample_columns": sample_columns(run.samples),
+        "recipe": run.recipe,
+        "provenance": [fact for fact in provenance(run) if fact[0] not in ("Command", "Teacher", "Data")],
+    }
+
+
+def public_name(path: str) -> str:
+    """The teacher's name for others: a name on the Hub as it is, of a local folder only the last part."""
+    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not Path(path).exists()
+    return path if is_hub_name and not path.startswith(".") else Path(path).resolve().name
+
+
+def fence(texts: list[str]) -> str:
+    """A run of backticks longer than any in the texts, so that none of them can close its block."""
+    longest = max((len(run) for text in texts for run in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
+def _licence(teacher: Path) -> dict[str, str]:
+    """The licence fields of the teacher's own card, if it has them."""
+    card = teacher / "README.md"
+    if not card.exists():
+        return {}
+    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", card.read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        front = yaml.safe_load(found.group(1)) if found else None
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(front, dict):
+        return {}
+    return {name: front[name] for name in LICENCE_FIELDS if front.get(name) is not None}
+
+
+def _copy_licence_files(teacher: Path, model: Path) -> None:
+    for pattern in LICENCE_FILES:
+        for file in teacher.glob(pattern):
+            if file.is_file() and not (model / file.name).exists():
+                shutil.copyfile(file, model / file.name)

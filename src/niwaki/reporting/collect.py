@@ -1,0 +1,316 @@
+"""A run directory in, its facts out: the only module here that reads a run.
+
+Stages write JSON and never hear of reports (docs/architecture.md, "A run directory"). A stage that has not
+run is `None` or empty; a file that is there but cannot be understood is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from niwaki.errors import RunError
+
+Facts = TypeVar("Facts")
+
+MODELS = ("teacher", "trimmed", "distilled", "random")
+STAGES = ("1-score", "2-choose", "3-trim", "4-distill", "5-evaluate")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence interval, as the evaluation wrote them."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the evaluation measured of one model; `None` where it measured nothing."""
+
+    num_parameters: int | None
+    held_out_loss: Interval | None
+    bits_per_byte: float | None
+    perplexity: float | None
+    kl_to_teacher: Interval | None
+    accuracy: dict[str, tuple[float, float | None]]
+    prefill_tokens_per_s: float | None
+    decode_tokens_per_s: float | None
+    weights_bytes: int | None
+    kv_bytes_per_token: float | None
+    disk_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt and what each model went on to write, by name of model."""
+
+    prompt: str
+    continuations: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty."""
+
+    layer: list[float]
+    ffn: list[list[float]]
+    group: list[list[list[float]]]
+    hidden: list[float]
+    num_samples: int | None
+    sequence_length_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One shape that was considered; losses in nats per token, before and after its short distillation."""
+
+    sizes: dict[str, int]
+    num_parameters: int
+    loss_before: float | None
+    loss_after: float | None
+    curve: list[tuple[float, float]]
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The shapes considered for a budget."""
+
+    budget: dict[str, Any]
+    teacher_sizes: dict[str, int]
+    teacher_num_parameters: int
+    candidates: list[Candidate]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The candidate that was trimmed, if the stage has settled on one."""
+        return next((candidate for candidate in self.candidates if candidate.chosen), None)
+
+
+@dataclass(frozen=True)
+class Trim:
+    """What was kept: `keep` per axis in the numbering of the teacher; an absent axis is kept whole."""
+
+    keep: dict[str, Any]
+    sizes_from: dict[str, int]
+    sizes_to: dict[str, int]
+    num_parameters_from: int
+    num_parameters_to: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training run: (tokens seen, loss) per logged step, and the held-out loss along the way."""
+
+    training: list[tuple[float, float]]
+    held_out: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything a report or a model card says about one run."""
+
+    run_dir: Path
+    recipe: str | None
+    manifest: dict[str, Any]
+    importance: Importance | None
+    choice: Choice | None
+    trim: Trim | None
+    curves: dict[str, Curve]
+    results: dict[str, Result]
+    samples: list[Sample]
+    finished: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def student_dir(self) -> Path:
+        """Where the distilled model is, or will be, saved."""
+        return self.run_dir / "4-distill" / "model"
+
+    @property
+    def teacher_path(self) -> str | None:
+        """The teacher as the manifest names it: a folder or a name on the Hub."""
+        path = self.manifest.get("teacher", {}).get("path")
+        return None if path is None else str(path)
+
+    @property
+    def name(self) -> str:
+        """The name of the run: that of its directory."""
+        return self.run_dir.resolve().name
+
+
+def collect(run_dir: str | Path) -> Collected:
+    """Read what the stages of a run have written so far.
+
+    Raises:
+        RunError: `run_dir` is not a run directory, or one of its files is damaged.
+    """
+    run = Path(run_dir)
+    if not any((run / name).exists() for name in ("recipe.yaml", "manifest.json", *STAGES)):
+        raise RunError(
+            f"{run} is not a run directory: expected recipe.yaml, manifest.json or {STAGES[0]}/ in it.",
+            "Give the folder that `niwaki run` wrote, such as runs/demo.",
+        )
+    recipe = run / "recipe.yaml"
+    evaluation = _read(run / "5-evaluate" / "results.json", _evaluation)
+    results, samples = evaluation if evaluation is not None else ({}, [])
+    curves = {
+        "distilled": _curve(run / "4-distill" / "metrics.jsonl"),
+        "random": _curve(run / "5-evaluate" / "random" / "metrics.jsonl"),
+    }
+    return Collected(
+        run_dir=run,
+        recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
+        manifest=_read(run / "manifest.json", dict) or {},
+        importance=_read(run / "1-score" / "importance.json", _importance),
+        choice=_read(run / "2-choose" / "candidates.json", _choice),
+        trim=_read(run / "3-trim" / "model" / "trim.json", _trim),
+        curves={name: curve for name, curve in curves.items() if curve is not None},
+        results=results,
+        samples=samples,
+        finished={
+            "1-score": (run / "1-score" / "importance.json").exists(),
+            "2-choose": (run / "2-choose" / "candidates.json").exists(),
+            "3-trim": (run / "3-trim" / "model" / "trim.json").exists(),
+            "4-distill": (run / "4-distill" / "model" / "config.json").exists(),
+            "5-evaluate": evaluation is not None,
+        },
+    )
+
+
+def _read(path: Path, build: Callable[[dict[str, Any]], Facts]) -> Facts | None:
+    if not path.exists():
+        return None
+    try:
+        return build(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} cannot be read as the result of its stage: {error!r}.",
+            "Run the stage again, or remove the file to report without it.",
+        ) from error
+
+
+def _importance(raw: dict[str, Any]) -> Importance:
+    return Importance(
+        layer=raw.get("layer") or [],
+        ffn=raw.get("ffn") or [],
+        group=raw.get("group") or [],
+        hidden=raw.get("hidden") or [],
+        num_samples=raw.get("num_samples"),
+        sequence_length_tokens=raw.get("sequence_length_tokens"),
+    )
+
+
+def _choice(raw: dict[str, Any]) -> Choice:
+    return Choice(
+        budget=dict(raw.get("budget") or {}),
+        teacher_sizes=dict(raw["teacher"]["sizes"]),
+        teacher_num_parameters=int(raw["teacher"]["num_parameters"]),
+        candidates=[
+            Candidate(
+                sizes=dict(candidate["sizes"]),
+                num_parameters=int(candidate["num_parameters"]),
+                loss_before=_finite(candidate.get("loss_before")),
+                loss_after=_finite(candidate.get("loss_after")),
+                curve=_finite_points(candidate.get("curve") or []),
+                chosen=bool(candidate.get("chosen")),
+            )
+            for candidate in raw["candidates"]
+        ],
+    )
+
+
+def _trim(raw: dict[str, Any]) -> Trim:
+    return Trim(
+        keep=dict(raw["keep"]),
+        sizes_from=dict(raw["parent_sizes"]),
+        sizes_to=dict(raw["sizes"]),
+        num_parameters_from=int(raw["num_parent_parameters"]),
+        num_parameters_to=int(raw["num_parameters"]),
+    )
+
+
+def _evaluation(raw: dict[str, Any]) -> tuple[dict[str, Result], list[Sample]]:
+    models = raw.get("models") or {}
+    results = {name: _result(models[name]) for name in MODELS if models.get(name)}
+    samples = []
+    for sample in raw.get("samples") or []:
+        prompt = str(sample["prompt"])
+        texts = {
+            name: str(sample[name]).removeprefix(prompt) for name in MODELS if sample.get(name) is not None
+        }
+        samples.append(Sample(prompt=prompt, continuations=texts))
+    return results, samples
+
+
+def _result(raw: dict[str, Any]) -> Result:
+    speed = raw.get("speed") or {}
+    return Result(
+        num_parameters=raw.get("num_parameters"),
+        held_out_loss=_interval(raw.get("held_out_loss")),
+        bits_per_byte=_finite(raw.get("bits_per_byte")),
+        perplexity=_finite(raw.get("perplexity")),
+        kl_to_teacher=_interval(raw.get("kl_to_teacher")),
+        accuracy={
+            task: (float(score["acc"]), _finite(score.get("acc_stderr")))
+            for task, score in (raw.get("tasks") or {}).items()
+        },
+        prefill_tokens_per_s=_finite(speed.get("prefill_tokens_per_s")),
+        decode_tokens_per_s=_finite(speed.get("decode_tokens_per_s")),
+        weights_bytes=speed.get("weights_bytes"),
+        kv_bytes_per_token=_finite(speed.get("kv_bytes_per_token")),
+        disk_bytes=raw.get("disk_bytes"),
+    )
+
+
+def _interval(raw: Mapping[str, float] | None) -> Interval | None:
+    if raw is None or not math.isfinite(raw["mean"]):
+        return None
+    return Interval(mean=float(raw["mean"]), low=float(raw["low"]), high=float(raw["high"]))
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _finite_points(points: list[Any]) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in points if y is not None and math.isfinite(y)]
+
+
+def _curve(path: Path) -> Curve | None:
+    """Read metrics.jsonl; the held-out lines carry no token count and take that of their step."""
+    if not path.exists():
+        return None
+    rows = _metric_rows(path)
+    tokens_at = {row["step"]: row["tokens"] for row in rows if "tokens" in row}
+    last = max(tokens_at, default=0)
+    tokens_per_step = tokens_at[last] / last if last else 0.0
+    training = [(row["tokens"], row.get("loss")) for row in rows if "tokens" in row and "loss" in row]
+    held_out = [
+        (tokens_at.get(row["step"], row["step"] * tokens_per_step), row["held_out_loss"])
+        for row in rows
+        if "held_out_loss" in row
+    ]
+    return Curve(training=_finite_points(training), held_out=_finite_points(held_out))
+
+
+def _metric_rows(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # a killed run leaves half a line behind
+                break
+            raise RunError(
+                f"{path}, line {number} is not JSON: {line[:80]!r}.", "Remove the line to report without it."
+            ) from error
+        rows.append(row)
+    return rows
