@@ -60,7 +60,6 @@ def test_one_or_two_layers_go_by_least_influence_but_not_the_first_or_last():
 
 def test_more_layers_go_as_the_block_of_least_summed_influence_before_the_last():
     influence = torch.tensor([0.9, 0.5, 0.1, 0.1, 0.1, 0.5, 0.0, 0.0, 0.0])
-    assert drop(influence, 3) == [5, 6, 7] or influence[2:5].sum() < influence[5:8].sum()
     assert drop(influence, 3) == [2, 3, 4]
 
 
