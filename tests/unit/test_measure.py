@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
-from niwaki.errors import DataError
-from niwaki.pipelines import measure as measuring
-from niwaki.pipelines.measure import first_tokens, measure
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from niwaki.errors import DataError
+from niwaki.pipelines import measure as measuring
+from niwaki.pipelines.measure import first_tokens, measure
 
 NUM_WORDS = 8
 

@@ -183,7 +183,6 @@ def _check(
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and prompt_tokens + new_tokens > positions:
             raise EvaluationError(
-                f"model {name!r} has {positions} positions; {prompt_tokens} prompt and {new_tokens} new "
-                "tokens do not fit.",
+                f"{name!r} has {positions} positions; {prompt_tokens} + {new_tokens} tokens do not fit.",
                 "Lower prompt_tokens or new_tokens.",
             )
