@@ -1,6 +1,8 @@
 """What a family does beyond the conformance suite: configs, coupled axes, refusals."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,3 +209,9 @@ def test_scaled_embeddings_and_tied_heads_keep_their_scale(model_type, tied):
         expected = model.lm_head(model.model.norm(stream)) / gain
         got = small.lm_head(small.model.norm(stream[:, channels]))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_docs_list_every_family_with_its_axes():
+    page = Path(__file__).parents[2] / "docs" / "families.md"
+    rows = re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", page.read_text(), re.MULTILINE)
+    assert dict(rows) == {name: " ".join(family.axes) for name, family in FAMILIES.items()}
