@@ -59,10 +59,10 @@ class _Round:
 def measure_speed(
     models: dict[str, PreTrainedModel],
     *,
-    prompt_tokens: int,
-    new_tokens: int,
-    batch: int,
-    repeats: int,
+    prompt_tokens: int = 128,
+    new_tokens: int = 32,
+    batch: int = 1,
+    repeats: int = 5,
 ) -> dict[str, Speed]:
     """Time prefill (`prompt_tokens` at once) and greedy decoding (`new_tokens` one by one, with a cache).
 

@@ -15,6 +15,7 @@ from niwaki.ground.corpus import Corpus, prepare
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.stream import Rows
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.sapling import TASK_FOLDER
 
 # Calibration reads the training text in an order of its own.
 _CALIBRATION_SEED = 1_000_003
@@ -129,6 +130,11 @@ class Inputs:
     def _rows(self, seed: int) -> Rows:
         length = self.recipe.data.sequence_length_tokens
         return Rows(self.corpus.train.ids, sequence_length=length, seed=seed)
+
+
+def task_folder(recipe: CompressRecipe) -> Path:
+    """Where lm-eval looks before its own tasks: the recipe's folder, or the one that comes with niwaki."""
+    return Path(recipe.evaluate.include_path) if recipe.evaluate.include_path else TASK_FOLDER
 
 
 def device() -> torch.device:

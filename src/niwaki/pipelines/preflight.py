@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
 from niwaki.ground.model import SAPLING, load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
+from niwaki.pipelines.inputs import task_folder
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.sapling import TASK_FOLDER
 
