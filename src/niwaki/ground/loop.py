@@ -171,11 +171,10 @@ def fit(
             done = step + 1
             record(done, {**means, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(speed, 1)})
             bar.advance(f"loss {means['loss']:.4f}, {speed:,.0f} tokens/s")
-            if evaluate_every_steps and done % evaluate_every_steps == 0 and done < num_steps:
+            last = done == num_steps
+            if last or (evaluate_every_steps and done % evaluate_every_steps == 0):
                 evaluate(done)
-            if done % save_every_steps == 0 or done == num_steps:
-                if done == num_steps:
-                    evaluate(done)
+            if last or done % save_every_steps == 0:
                 metrics.flush()
                 snapshot.save(
                     checkpoints, (done, num_seen), objective, _inner(optimizer), keep=keep_snapshots
