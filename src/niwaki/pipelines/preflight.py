@@ -13,11 +13,10 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
-from niwaki.ground.model import SAPLING, load_tokenizer
+from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
 from niwaki.pipelines.inputs import task_folder
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.sapling import TASK_FOLDER
 
 RUN_MARKS = ("recipe.yaml", "manifest.json")
 
@@ -32,13 +31,6 @@ def preflight(
         yield from _tokenizer(recipe.teacher, config)
         yield from _context(recipe.data.sequence_length_tokens, config)
     yield from _tasks(recipe)
-
-
-def task_folder(recipe: CompressRecipe) -> Path | None:
-    """Where the recipe's own tasks are: the folder it names, or the bundled task for the bundled teacher."""
-    if recipe.evaluate.include_path is not None:
-        return Path(recipe.evaluate.include_path)
-    return TASK_FOLDER if recipe.teacher == SAPLING else None
 
 
 def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
