@@ -262,7 +262,7 @@ def _evaluate(
 
 def _update(
     objective: nn.Module,
-    optimizer: Any,  # noqa: ANN401 - accelerate's wrapper
+    optimizer: Any,
     rate: float,
     clip_norm: float,
     accelerator: Accelerator,
