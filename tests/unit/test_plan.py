@@ -19,9 +19,9 @@ from niwaki.errors import (
     RunError,
 )
 from niwaki.pipelines.costs import Shape, Work, distill_flops, stage_costs
+from niwaki.pipelines.inputs import task_folder
 from niwaki.pipelines.plan import budget_of, plan, shape_of
 from niwaki.pipelines.plan_table import in_bytes, in_words, show, show_families
-from niwaki.pipelines.preflight import task_folder
 from niwaki.pipelines.quick import recipe_for
 from niwaki.recipe.compress import CompressRecipe, starter
 from niwaki.sapling import TASK_FOLDER
@@ -274,13 +274,12 @@ def test_tasks_that_cannot_be_found(planned, tmp_path, monkeypatch):
 
     monkeypatch.setattr("niwaki.evaluation.harness.find_tasks", refuse)
     assert planned().problems == ()
-    assert problem(planned(evaluate={"tasks": ["helaswag"]})).message == "('helaswag',) in None"
+    assert problem(planned(evaluate={"tasks": ["helaswag"]})).message == f"('helaswag',) in {TASK_FOLDER}"
     assert "is not a folder" in problem(planned(evaluate={"include_path": str(tmp_path / "none")})).message
 
 
-def test_the_bundled_teacher_brings_its_own_task(recipe):
+def test_the_bundled_task_is_found_unless_the_recipe_brings_its_own(recipe):
     assert task_folder(starter()) == TASK_FOLDER
-    assert task_folder(recipe()) is None
     assert task_folder(recipe(evaluate={"include_path": "mine"})) == Path("mine")
 
 
