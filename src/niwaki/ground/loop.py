@@ -66,7 +66,7 @@ class Objective(nn.Module):
         return self.loss(self.model, batch)
 
 
-def learning_rate_at(step: int, *, peak: float, minimum: float, warmup_steps: int, num_steps: int) -> float:
+def learning_rate_at(step: int, num_steps: int, *, peak: float, minimum: float, warmup_steps: int) -> float:
     """Linear warm-up to `peak`, then half a cosine down to `minimum` at `num_steps`. Steps count from 0."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -157,11 +157,7 @@ def fit(
         for step in range(first_step, num_steps):
             began = time.perf_counter()
             rate = learning_rate_at(
-                step,
-                peak=learning_rate,
-                minimum=min_learning_rate,
-                warmup_steps=warmup_steps,
-                num_steps=num_steps,
+                step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
             )
             means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
             where = f"{label}: step {step}: loss {means['loss']}"

@@ -110,6 +110,7 @@ class Inputs:
             "weight_decay": distill.weight_decay,
             "clip_norm": distill.clip_norm,
             "precision": distill.precision,
+            "trackers": distill.trackers,
             "seed": self.recipe.seed,
             "save_every_steps": distill.save_every_steps,
             "evaluate_every_steps": max(1, num_steps // _EVALUATIONS),

@@ -16,9 +16,8 @@ from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, 
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
 from niwaki.pipelines.inputs import task_folder
+from niwaki.pipelines.open_run import check_is_run
 from niwaki.recipe.compress import CompressRecipe
-
-RUN_MARKS = ("recipe.yaml", "manifest.json")
 
 
 def preflight(
@@ -37,12 +36,10 @@ def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
     if out.exists() and not out.is_dir():
         yield RunError(f"out {str(out)!r} is a file.", "Give a new folder.")
         return
-    if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in RUN_MARKS):
-        yield RunError(
-            f"out {str(out)!r} already holds files, and they are not a run.",
-            "Give a new folder, or the folder of the run that is to go on.",
-        )
-    held_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    try:
+        check_is_run(out)
+    except RunError as error:
+        yield error
     free_bytes = shutil.disk_usage(_existing(out)).free
     if written_bytes - held_bytes > free_bytes:
         needed, free = f"{(written_bytes - held_bytes) / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"
