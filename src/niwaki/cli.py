@@ -130,9 +130,10 @@ def check(
     """
     read, run_directory = _open(recipe, out)
     from niwaki.pipelines.plan import plan
+    from niwaki.pipelines.plan_table import show
 
     planned = plan(read, out=run_directory, flops_per_s=gflops * 1e9 if gflops else None)
-    planned.show()
+    show(planned)
     if planned.problems:
         raise typer.Exit(EXIT_USER_ERROR)
 
@@ -152,7 +153,7 @@ def compress(
     The recipe that was used is kept in the run directory.
     """
     from niwaki.pipelines import compress as pipeline
-    from niwaki.pipelines.plan import recipe_for
+    from niwaki.pipelines.quick import recipe_for
 
     recipe = recipe_for(model, to=to, tokens=tokens, data=data)
     name = Path(model).name or "model"
@@ -249,7 +250,7 @@ def families() -> None:
 
     Each with the axes that can be trimmed.
     """
-    from niwaki.pipelines.plan import show_families
+    from niwaki.pipelines.plan_table import show_families
 
     show_families()
 

@@ -102,9 +102,7 @@ def permutation(axis, sizes, generator):
 def subset(axis, size, sizes, generator):
     """An ascending choice of `size` entries, another one in every layer (and key-value head, and expert)."""
     n = sizes[axis]
-    rows = [
-        torch.randperm(n, generator=generator)[:size].sort().values for _ in range(_rows(axis, sizes))
-    ]
+    rows = [torch.randperm(n, generator=generator)[:size].sort().values for _ in range(_rows(axis, sizes))]
     return torch.stack(rows).reshape([*axis_shape(axis, sizes), size])
 
 

@@ -156,7 +156,10 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size
     source=TEXT.filter(lambda text: text != "stdlib"),
     config=st.none() | TEXT,
     prompts=st.lists(TEXT, max_size=3),
-    grid=st.none() | st.dictionaries(st.sampled_from(["hidden", "ffn"]), st.lists(COUNTS, min_size=1)),
+    grid=st.none()
+    | st.dictionaries(
+        st.sampled_from(["hidden", "ffn_ratio"]), st.lists(COUNTS | st.floats(0.01, 99), min_size=1)
+    ),
     warmup=st.integers(0, 300) | st.floats(0, 0.9),
     rate=st.floats(1e-9, 10),
     held_out=st.floats(1e-6, 0.5),
@@ -228,7 +231,8 @@ distill:
         (SMALLEST + "data: 3\n", "data: 3 is not a section"),
         (SMALLEST + "  axes: ffn\n", "'ffn' is not a list"),
         (SMALLEST + "  axes: [ffn, ffn]\n", "each axis once"),
-        (SMALLEST + "  axes: [ffn]\n  grid: {hidden: [64]}\n", "Add it to axes"),
+        (SMALLEST + "  grid: {ffn: [64], ffn_ratio: [2.5]}\n", "the same thing twice"),
+        (SMALLEST + "  grid: {hiden: [64]}\n", "Did you mean 'hidden'?"),
         (SMALLEST + "  grid: {hidden: []}\n", "one or more sizes"),
         (SMALLEST + "  tolerance: null\n", "tolerance is needed"),
         (SMALLEST + "distill: {clip_norm: 0}\n", "distill.clip_norm: 0.0 does not fit"),

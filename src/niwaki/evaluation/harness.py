@@ -24,10 +24,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from niwaki.errors import EvaluationError
+from niwaki.evaluation.mode import evaluating
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
+# Tasks that draw examples or shuffle choices do so from here; lm-eval's own default.
+_SEED = 1234
 # lm-eval bootstraps only the metrics whose standard error has no formula.
 _BOOTSTRAP_RESAMPLES = 200
 
@@ -73,8 +77,6 @@ def run_tasks(
             has neither a beginning-of-text nor an end-of-text token.
     """
     try:
-        import lm_eval
-
         from niwaki.evaluation.shared_prefix import SharedPrefixLM
     except ImportError as error:
         raise EvaluationError(
@@ -85,9 +87,8 @@ def run_tasks(
         raise EvaluationError(
             "the tokenizer has neither a beginning-of-text nor an end-of-text token.", "Set its `eos_token`."
         )
-    was_training = model.training
-    with _quiet(), _private_random_state():
-        manager = _task_manager(tasks, include_path)
+    with _quiet(), _private_random_state(), evaluating(model):
+        manager = find_tasks(tasks, include_path)
         lm = SharedPrefixLM(
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
@@ -95,21 +96,20 @@ def run_tasks(
             softmax_dtype=torch.float32,
         )
         try:
-            raw = lm_eval.simple_evaluate(
-                lm, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=_BOOTSTRAP_RESAMPLES
-            )
+            raw = _evaluate(lm, manager, tasks, limit)
         except OSError as error:
             raise EvaluationError(
                 f"tasks {', '.join(tasks)}: the data cannot be loaded ({type(error).__name__}: {error}).",
                 "Check the network, or choose tasks whose data is on this machine.",
             ) from error
-        finally:
-            model.train(was_training)
     return {task: _result(task, raw) for task in raw["results"]}
 
 
-def _task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
-    """Index the local folder alone when that suffices: indexing all of lm-eval takes seconds."""
+def find_tasks(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
+    """An index with all of `tasks`: of the local folder alone when that suffices, for all takes seconds.
+
+    Raises EvaluationError for a task that is nowhere, with the nearest names.
+    """
     from lm_eval.tasks import TaskManager
 
     if include_path is not None:
@@ -129,6 +129,18 @@ def _task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManage
                 f"Did you mean {', '.join(near)}?" if near else "List all names with: lm-eval ls tasks",
             )
     return manager
+
+
+def _evaluate(lm: LM, manager: TaskManager, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """lm-eval's `simple_evaluate` without its look-ups: it runs git and asks the hub about the model."""
+    from lm_eval.evaluator import evaluate
+
+    loaded = manager.load(list(tasks))
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=_SEED)
+    return evaluate(lm, loaded, limit=limit, bootstrap_iters=_BOOTSTRAP_RESAMPLES)
 
 
 def _result(task: str, raw: dict[str, Any]) -> TaskResult:
@@ -194,9 +206,12 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _private_random_state() -> Iterator[None]:
-    """lm-eval seeds the global generators; give the caller's back afterwards."""
+    """Tasks draw from the global generators: seed those, and give the caller's state back afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
+        random.seed(_SEED)
+        np.random.seed(_SEED)
+        torch.manual_seed(_SEED)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError
+from niwaki.evaluation.mode import evaluating
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.stats import Interval, bootstrap_mean
 from niwaki.ground.stream import Batch, Rows
@@ -81,7 +82,7 @@ def held_out_loss(
         stack.enter_context(torch.inference_mode())
         for each in (model, teacher):
             if each is not None:
-                stack.enter_context(_evaluating(each))
+                stack.enter_context(evaluating(each))
         for start in range(0, num_rows, batch_rows):
             batch = rows.take(start, min(batch_rows, num_rows - start))
             row_nats, row_divergences = _row_sums(model, teacher, batch)
@@ -135,17 +136,6 @@ def _log_probabilities(head: Head, hidden: Tensor) -> Iterator[Tensor]:
     """[up to CHUNK_TOKENS, V] float32, chunk after chunk of `hidden` [N, D]."""
     for chunk in hidden.split(CHUNK_TOKENS):
         yield head.logits(chunk).float().log_softmax(-1)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off, and back as it was afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _check_vocabularies(model: PreTrainedModel, teacher: PreTrainedModel) -> None:

@@ -26,11 +26,13 @@ _STOCK_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICEN
 def model_path(name: str | Path) -> str:
     """Resolve a model's name: a folder, a hub name, or `sapling`, the model that comes with niwaki.
 
-    A folder called `sapling` in the current directory wins over the bundled model.
+    The word `sapling` always means the bundled model; write `./sapling` for a folder of that name.
 
     Raises:
         CheckpointError: something that looks like a folder is not there, or holds no config.json.
     """
+    if str(name) == SAPLING:
+        return _bundled()
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -39,8 +41,6 @@ def model_path(name: str | Path) -> str:
                 "Give a folder that save_pretrained wrote, with config.json and safetensors.",
             )
         return str(folder)
-    if str(name) == SAPLING:
-        return _bundled()
     if folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
         raise CheckpointError(
             f"Model folder {str(name)!r} does not exist.",

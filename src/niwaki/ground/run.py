@@ -32,30 +32,36 @@ def stage(run: Path, name: str, inputs: Mapping[str, Any], work: Callable[[Path]
     Raises:
         RunError: the folder was made with other inputs, or holds something that no stage made.
     """
+    check_inputs(run, name, inputs)
     folder = run / name
-    key = input_hash(inputs)
-    if mark := _mark(folder):
-        if mark["inputs"] != key:
-            changed = [
-                k
-                for k, v in inputs.items()
-                if mark["values"].get(k) != json.loads(json.dumps(v, default=str))
-            ]
-            raise RunError(
-                f"{folder}: made with other inputs (changed: {', '.join(changed) or 'earlier stages'}).",
-                "Give another `out`, or move this folder and the later stages away to make them anew.",
-            )
-        if (folder / DONE).exists():
-            return folder
-    elif folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder}: holds files that no stage made.", "Give another `out`, or move them away.")
+    if is_done(run, name):
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    mark_text = json.dumps({"inputs": key, "values": dict(inputs)}, default=str, indent=1)
+    mark_text = json.dumps({"inputs": input_hash(inputs), "values": dict(inputs)}, default=str, indent=1)
     write_atomically(folder / BEGUN, mark_text)
     work(folder)
     write_atomically(folder / DONE, mark_text)
     (folder / BEGUN).unlink()
     return folder
+
+
+def check_inputs(run: Path, name: str, inputs: Mapping[str, Any]) -> None:
+    """Check that a stage's folder is free, or was made with these inputs.
+
+    Raises:
+        RunError: it was made with others, or holds something that no stage made.
+    """
+    folder = run / name
+    mark = _mark(folder)
+    if mark is None and folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: holds files that no stage made.", "Give another `out`, or move them away.")
+    if mark is not None and mark["inputs"] != input_hash(inputs):
+        now = json.loads(json.dumps(dict(inputs), default=str))
+        changed = [key for key, value in now.items() if mark["values"].get(key) != value]
+        raise RunError(
+            f"{folder}: made with other inputs (changed: {', '.join(changed)}).",
+            "Give another `out`, or move this folder and the later stages away to make them anew.",
+        )
 
 
 def is_done(run: Path, name: str) -> bool:

@@ -64,8 +64,8 @@ class Family:
         per_layer_fields: config lists with one entry per layer.
         requires: config field -> the only value that this table describes.
         hidden_is_heads: the model computes its head size as hidden / heads, so both must move together.
-        heads_divide_hidden: the config class refuses a hidden size that is no multiple of the number of heads,
-            even where head_dim makes that meaningless.
+        heads_divide_hidden: the config class refuses a hidden size that is no multiple of the number of
+            heads, although head_dim is written.
         scaled_embedding: the model multiplies its embeddings by sqrt(hidden).
         norm_offset: what the model adds to the weight of its norms (gemma: 1).
         tied: the head shares the embedding's weights; set by `of`.

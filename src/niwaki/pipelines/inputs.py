@@ -15,9 +15,11 @@ from niwaki.ground.corpus import Corpus, prepare
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.stream import Rows
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.sapling import TASK_FOLDER
 
 # Calibration reads the training text in an order of its own.
 _CALIBRATION_SEED = 1_000_003
+_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,30 @@ class Inputs:
         """A model to train: float32 weights, which small steps need."""
         return load_model(folder, dtype=torch.float32, device=device())
 
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The dtype of the teacher's weights on disk, which the student's get too."""
+        checkpoint = self.teacher_checkpoint
+        return checkpoint.dtype(checkpoint.names()[0])
+
+    def training(self, num_steps: int) -> dict[str, Any]:
+        """Keyword arguments of `distill` for a training of `num_steps`, long or a short trial."""
+        distill = self.recipe.distill
+        return {
+            "num_steps": num_steps,
+            "batch_rows": self.recipe.batch_rows,
+            "micro_rows": distill.micro_rows,
+            "learning_rate": distill.learning_rate,
+            "min_learning_rate": distill.min_learning_rate,
+            "warmup_steps": self.recipe.warmup_steps(num_steps),
+            "weight_decay": distill.weight_decay,
+            "clip_norm": distill.clip_norm,
+            "precision": distill.precision,
+            "seed": self.recipe.seed,
+            "save_every_steps": distill.save_every_steps,
+            "evaluate_every_steps": max(1, num_steps // _EVALUATIONS),
+        }
+
     def facts(self) -> dict[str, Any]:
         """What identifies the inputs, for the manifest and for the hashes of the stages."""
         return {
@@ -104,6 +130,11 @@ class Inputs:
     def _rows(self, seed: int) -> Rows:
         length = self.recipe.data.sequence_length_tokens
         return Rows(self.corpus.train.ids, sequence_length=length, seed=seed)
+
+
+def task_folder(recipe: CompressRecipe) -> Path:
+    """Where lm-eval looks before its own tasks: the recipe's folder, or the one that comes with niwaki."""
+    return Path(recipe.evaluate.include_path) if recipe.evaluate.include_path else TASK_FOLDER
 
 
 def device() -> torch.device:

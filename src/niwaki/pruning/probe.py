@@ -69,10 +69,8 @@ class Probe:
             arguments = {"attention_mask": valid_BS.long(), "position_ids": positions_BS}
         self._model.get_decoder()(input_ids=batch["inputs"].to(device), use_cache=False, **arguments)
         for key, values in self._per_sample.items():
-            self._refuse_not_finite(key, values)
-            values = values.to("cpu").double()
-            scores.add(f"{key}.sum", values.sum(0))
-            scores.add(f"{key}.sum_squares", values.square().sum(0))
+            self._refuse_not_finite(key.rpartition(".")[0], values)
+            scores.add_samples(key, values)
         for key, dots in self._dots.items():
             cosines_BS = aggregate.cosines(*(dot.to("cpu") for dot in dots))
             if padded:
@@ -136,7 +134,7 @@ class Probe:
     def _refuse_not_finite(self, key: str, values: Tensor) -> None:
         if torch.isfinite(values).all():
             return
-        site = next(name for prefix, name in reversed(self._source.items()) if key.startswith(prefix))
+        site = self._source[key]
         damaged = [name for name, p in self._model.named_parameters() if not torch.isfinite(p).all()]
         if damaged:
             raise CheckpointError(

@@ -118,7 +118,7 @@ def _choose_axes(family: Family, axes: Sequence[str] | None) -> tuple[str, ...]:
             f"{family.model_type}: axes {', '.join(sorted(missing))} cannot be scored.",
             f"Choose from {', '.join(scoreable)}.",
         )
-    return tuple(axis for axis in scoreable if axis in axes)
+    return tuple(axis for axis in scoreable if axis in axes or (axis == "group" and "kv" in axes))
 
 
 def _check_sequence(sequence: Sequence[str]) -> None:

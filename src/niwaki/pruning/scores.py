@@ -52,22 +52,37 @@ class Scores:
 
         Raises FamilyError for an axis that was not scored, RecipeError for an unknown aggregation.
         """
-        if axis == "layer":
-            self._require(axis, "layers.0.cosine_sum")
-            return 1 - torch.stack([self.sums[f"{p}.cosine_sum"] for p in self._layers()]) / self.num_tokens
         if axis == "kv":
             return self.importance("group", batch=batch, sequence=sequence).sum(-1)
+        if axis not in self.axes:
+            raise FamilyError(
+                f"Axis {axis!r} has no scores; this file holds {', '.join(self.axes) or 'none'}.",
+                f"Leave {axis!r} at its full size, or score the model again with this axis.",
+            )
+        layers = [f"layers.{layer}" for layer in range(self.sizes["layer"])]
+        if axis == "layer":
+            return 1 - torch.stack([self.sums[f"{p}.cosine_sum"] for p in layers]) / self.num_tokens
         if axis == "hidden":
-            self._require(axis, "layers.0.hidden.0.")
             norms = sorted({key.rsplit(".", 2)[0] for key in self.sums if ".hidden." in key})
             return torch.stack([self._over_samples(norm, batch, sequence) for norm in norms]).sum(0)
-        self._require(axis, f"layers.0.{axis}.")
-        return torch.stack([self._over_samples(f"{p}.{axis}", batch, sequence) for p in self._layers()])
+        return torch.stack([self._over_samples(f"{p}.{axis}", batch, sequence) for p in layers])
 
-    def add(self, key: str, values: Tensor) -> None:
-        """Add to one running sum, in float64 on the CPU."""
-        values = values.to("cpu", torch.float64)
-        self.sums[key] = self.sums[key] + values if key in self.sums else values
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that were scored."""
+        starts = {"hidden": "hidden.", "ffn": "ffn.", "group": "group.", "layer": "cosine_sum"}
+        keys = [key.removeprefix("layers.0.") for key in self.sums]
+        return tuple(axis for axis, start in starts.items() if any(key.startswith(start) for key in keys))
+
+    def add_samples(self, key: str, values: Tensor) -> None:
+        """Add the scores [B, ...] of B samples to the running sums of one key, in float64 on the CPU."""
+        values = values.to("cpu").double()
+        self.add(f"{key}.sum", values.sum(0))
+        self.add(f"{key}.sum_squares", values.square().sum(0))
+
+    def add(self, key: str, value: Tensor) -> None:
+        """Add to one running sum."""
+        self.sums[key] = self.sums[key] + value if key in self.sums else value
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all; equal scores give equal bytes."""
@@ -105,21 +120,6 @@ class Scores:
             )
         del described["format"]
         return cls(sums=sums, **described)
-
-    def _layers(self) -> list[str]:
-        return [f"layers.{layer}" for layer in range(self.sizes["layer"])]
-
-    def _require(self, axis: str, prefix: str) -> None:
-        if not any(key.startswith(prefix) for key in self.sums):
-            scored = [a for a in ("hidden", "ffn", "group", "layer") if self._has(a)]
-            raise FamilyError(
-                f"Axis {axis!r} has no scores; this file holds {', '.join(scored) or 'none'}.",
-                f"Leave {axis!r} at its full size, or score the model again with this axis.",
-            )
-
-    def _has(self, axis: str) -> bool:
-        prefix = "layers.0.cosine_sum" if axis == "layer" else f"layers.0.{axis}."
-        return any(key.startswith(prefix) for key in self.sums)
 
     def _over_samples(self, key: str, batch: str, sequence: str) -> Tensor:
         if batch not in BATCH_AGGREGATIONS:

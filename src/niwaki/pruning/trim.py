@@ -32,8 +32,6 @@ from niwaki.pruning.keep import kept_sizes
 
 RECORD = "trim.json"
 
-# Computed by the model itself; old checkpoints carry them and stock transformers ignores them.
-_BUFFER = re.compile(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$")
 _SIDE_FILES_BYTES = 1 << 20
 
 
@@ -140,7 +138,7 @@ def _check_source(checkpoint: Checkpoint, family: Family, sizes: Mapping[str, in
             f"{checkpoint.path}: the weights are quantized (quantization_config in config.json).",
             "Trim the bf16 or fp32 checkpoint, and quantize the result.",
         )
-    found = {name: checkpoint.shape(name) for name in checkpoint.names() if not _BUFFER.search(name)}
+    found = {name: checkpoint.shape(name) for name in checkpoint.names() if not family.is_unread(name)}
     _check_shapes(found, family, sizes, f"{checkpoint.path}")
 
 
@@ -180,8 +178,6 @@ def _plan(
     for shard in checkpoint.shards:
         planned: dict[str, Spec] = {}
         for name, spec in shard.tensors.items():
-            if _BUFFER.search(name):
-                continue
             taken = family.take(name, torch.empty(spec.shape, dtype=spec.dtype, device="meta"), sizes, keep)
             if taken is not None:
                 new_name, tensor = taken
@@ -228,8 +224,11 @@ def _same_trim(out: Path, facts: Mapping[str, Any]) -> TrimRecord | None:
     if not (out / RECORD).is_file():
         check_free(out)
         return None
-    record = TrimRecord.load(out / RECORD)
-    if asdict(record) != {**facts, "checked": record.checked}:
+    try:
+        record = TrimRecord.load(out / RECORD)
+    except (ValueError, TypeError):  # of another tool, or another version of niwaki
+        record = None
+    if record is None or asdict(record) != {**facts, "checked": record.checked}:
         check_free(out)
     Checkpoint(out)
     return record

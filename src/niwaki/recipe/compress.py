@@ -13,9 +13,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from niwaki.recipe.quantities import Count, CountOrShare, Fraction, ModelSize, Number
+from niwaki.recipe.quantities import Count, CountOrShare, Fraction, GridValue, ModelSize, Number
 
 Axis = Literal["layer", "hidden", "ffn", "group"]
+GridAxis = Literal["layer", "hidden", "ffn", "ffn_ratio", "group", "heads"]
 Aggregation = Literal["mean", "l2", "var"]
 STDLIB_HELD_OUT = 0.08
 
@@ -77,9 +78,13 @@ class Choose(Section):
         default_factory=lambda data: None if _is_interval(data) else 0.05,
         description="how far from `to` a shape may be; not for an interval",
     )
-    axes: tuple[Axis, ...] = Field(("layer", "hidden", "ffn", "group"), description="axes that may shrink")
-    grid: dict[Axis, tuple[Count, ...]] | None = Field(None, description="sizes to try, per axis")
-    max_candidates: Count = Field(8, gt=0, description="shapes to rank")
+    axes: tuple[Axis, ...] = Field(
+        ("layer", "hidden", "ffn"), description="may shrink: layer hidden ffn group (query heads)"
+    )
+    grid: dict[GridAxis, tuple[GridValue, ...]] | None = Field(
+        None, description="instead of axes: {hidden: [3072, 4096], ffn_ratio: [3, 4], heads: [24, 32]}"
+    )
+    max_candidates: Count = Field(8, gt=0, description="shapes to rank at most; a grid is ranked whole")
     rank: Literal["loss", "distill"] = Field("distill", description="by loss after the cut, or after a trial")
     trial_tokens: CountOrShare = Field(
         0.04, gt=0, description="tokens of each trial distillation, or a percentage of distill.tokens"
@@ -96,10 +101,13 @@ class Choose(Section):
         if not self.axes or len(set(self.axes)) != len(self.axes):
             raise ValueError(f"axes must name each axis once, at least one; found {list(self.axes)}.")
         for axis, sizes in (self.grid or {}).items():
-            if axis not in self.axes:
-                raise ValueError(f"grid has sizes for '{axis}', which axes does not name. Add it to axes.")
-            if not sizes or 0 in sizes:
+            if not sizes or min(sizes) <= 0:
                 raise ValueError(f"grid.{axis} needs one or more sizes above zero.")
+        for one, other in (("ffn", "ffn_ratio"), ("group", "heads")):
+            if self.grid is not None and one in self.grid and other in self.grid:
+                raise ValueError(
+                    f"grid says the same thing twice, as {one} and as {other}. Keep one of them."
+                )
         return self
 
 

@@ -74,6 +74,12 @@ def parse_count_or_share(value: object) -> int | float:
     return parse_count(value)
 
 
+def parse_grid_value(value: object) -> int | float:
+    """Read a size of an axis (`3072`, `4k`) or a ratio (`2.5`)."""
+    number, suffix = _split(value, "a size such as 3072, or a ratio such as 2.5")
+    return float(number) if not suffix and number != number.to_integral_value() else parse_count(value)
+
+
 def format_count(count: int) -> str | int:
     """Write a count so that `parse_count` reads it back: 2000000000 is '2B', 4096 stays 4096."""
     for suffix in ("T", "B", "M", "k"):
@@ -207,4 +213,5 @@ Number = Annotated[float, BeforeValidator(parse_number)]
 CountOrShare = Annotated[
     int | float, BeforeValidator(parse_count_or_share), PlainSerializer(format_count_or_share)
 ]
+GridValue = Annotated[int | float, BeforeValidator(parse_grid_value)]
 ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]

@@ -170,14 +170,14 @@ def collect(run_dir: str | Path) -> Collected:
         manifest=_read(run / "manifest.json", dict) or {},
         importance=_read(run / "1-score" / "importance.json", _importance),
         choice=_read(run / "2-choose" / "candidates.json", _choice),
-        trim=_read(run / "3-trim" / "trim.json", _trim),
+        trim=_read(run / "3-trim" / "model" / "trim.json", _trim),
         curves={name: curve for name, curve in curves.items() if curve is not None},
         results=results,
         samples=samples,
         finished={
             "1-score": (run / "1-score" / "importance.json").exists(),
             "2-choose": (run / "2-choose" / "candidates.json").exists(),
-            "3-trim": (run / "3-trim" / "trim.json").exists(),
+            "3-trim": (run / "3-trim" / "model" / "trim.json").exists(),
             "4-distill": (run / "4-distill" / "model" / "config.json").exists(),
             "5-evaluate": evaluation is not None,
         },
@@ -229,10 +229,10 @@ def _choice(raw: dict[str, Any]) -> Choice:
 def _trim(raw: dict[str, Any]) -> Trim:
     return Trim(
         keep=dict(raw["keep"]),
-        sizes_from=dict(raw["sizes_from"]),
-        sizes_to=dict(raw["sizes_to"]),
-        num_parameters_from=int(raw["num_parameters_from"]),
-        num_parameters_to=int(raw["num_parameters_to"]),
+        sizes_from=dict(raw["parent_sizes"]),
+        sizes_to=dict(raw["sizes"]),
+        num_parameters_from=int(raw["num_parent_parameters"]),
+        num_parameters_to=int(raw["num_parameters"]),
     )
 
 

@@ -77,6 +77,7 @@ def page_facts(run: Collected) -> dict[str, Any]:
         "run": run,
         "headline": words.headline(run),
         "catch_up": _catch_up_words(run),
+        "lead": _lead(run),
         "steps": _steps(run),
         "number_line": _number_line(run),
         "table": comparison(run.results),
@@ -162,6 +163,11 @@ def _catch_up_words(run: Collected) -> str | None:
     )
 
 
+def _lead(run: Collected) -> str | None:
+    caught = words.catch_up(run)
+    return f"{words.times(caught[1] / caught[0])} fewer tokens" if caught else None
+
+
 def _number_line(run: Collected) -> Figure | None:
     losses: dict[str, Interval] = {
         name: result.held_out_loss for name, result in run.results.items() if result.held_out_loss is not None
@@ -240,7 +246,7 @@ def _held_out_curves(run: Collected) -> Figure | None:
     bridge = None
     if caught:
         ours, theirs, loss = caught
-        bridge = figures.Bridge(ours, theirs, loss, f"{words.times(theirs / ours)} fewer tokens")
+        bridge = figures.Bridge(ours, theirs, loss, _lead(run) or "")
     return _both(
         lambda width: figures.line_chart(
             lines,

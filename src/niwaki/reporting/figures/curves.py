@@ -25,7 +25,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Bridge:
-    """A level stretch between two x positions with a remark: how far one line is ahead of another."""
+    """A level stretch between two x positions with a remark: how far one line is ahead of another.
+
+    A narrow chart has no room for the remark; say it beside the chart as well.
+    """
 
     start: float
     end: float
@@ -77,7 +80,7 @@ def line_chart(
         parts.append(path([(x(a), y(b)) for a, b in line.points], f"line {line.class_}"))
         parts += [_dot(x, y, line, a, b) for a, b in line.points if line.marked or len(line.points) == 1]
     if bridge:
-        parts += _bridge(bridge, x, y)
+        parts.append(_bridge(bridge, x, y, labelled=width >= 560))
     parts += _names(shown, reference, x, y)
     return figure(width, height, label, *parts)
 
@@ -110,16 +113,16 @@ def _dot(x: Scale, y: Scale, line: Line, a: float, b: float) -> Markup:
     return tag("circle", hover(words), cx=x(a), cy=y(b), r=2.6, class_=f"dot {line.class_}")
 
 
-def _bridge(bridge: Bridge, x: Scale, y: Scale) -> list[Markup]:
+def _bridge(bridge: Bridge, x: Scale, y: Scale, *, labelled: bool) -> Markup:
     start, end, level = x(bridge.start), x(bridge.end), y(bridge.y)
-    return [
+    parts = [
+        hover(bridge.words),
         tag("line", x1=start, x2=end, y1=level, y2=level, class_="bridge"),
         tag("line", x1=start, x2=start, y1=level - 4, y2=level + 4, class_="bridge"),
-        # a falling curve leaves the space to its lower left free
-        text(start - 8, level + 4, bridge.words, "label", "end")
-        if start - x.start > 120
-        else text(start + 5, level - 7, bridge.words, "label halo"),
     ]
+    if labelled:
+        parts.append(text(start + 5, level - 7, bridge.words, "label halo"))
+    return tag("g", *parts)
 
 
 def _names(lines: list[Line], reference: tuple[str, float] | None, x: Scale, y: Scale) -> list[Markup]:

@@ -93,7 +93,8 @@ def importance_of_hidden(importance: Importance, keep: dict[str, Any] | None, wi
         )
     num_kept = len(importance.hidden) if kept is None else len(kept)
     border = width * num_kept / max(len(importance.hidden), 1)
-    marks = [text(0, foot + 18, f"{num_kept:,} kept", "label kept-text")]
+    words = f"{num_kept:,} channels" if kept is None else f"{num_kept:,} kept"
+    marks = [text(0, foot + 18, words, "label kept-text")]
     if num_kept < len(importance.hidden):
         cut = f"{len(importance.hidden) - num_kept:,} cut"
         marks += [
@@ -230,7 +231,12 @@ def _strips(rows: list[list[Unit]], x: float, y: float, width: float, row: float
                 )
             )
             position += len(members)
-        cells += _crosses(units, x, y + (len(rows) - 1 - layer) * row, step, row) if spaced else []
+        num_kept = sum(unit.kept for unit in units)
+        if not spaced and 0 < num_kept < len(units):
+            top, border = y + (len(rows) - 1 - layer) * row, x + num_kept * step
+            cells.append(tag("line", x1=border, x2=border, y1=top, y2=top + row, class_="border solid"))
+        if spaced and step >= 8:
+            cells += _crosses(units, x, y + (len(rows) - 1 - layer) * row, step, row)
     return tag("g", *cells)
 
 

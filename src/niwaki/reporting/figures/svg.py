@@ -84,7 +84,7 @@ class Scale:
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         choices = [[step * 10.0**decade for decade in decades for step in steps] for steps in ROUND_STEPS]
         logarithmic = self._roomy(choices, gap)
-        return logarithmic if len(logarithmic) >= 3 else linear
+        return logarithmic if len(logarithmic) >= min(3, len(linear)) else linear
 
     def _roomy(self, choices: list[list[float]], gap: float) -> list[float]:
         """The first choice whose numbers, inside the scale, stand far enough apart."""

@@ -49,7 +49,7 @@ def trees(
 ) -> Markup:
     """Draw teacher and student at one scale; what was cut stays as a ghost behind the student.
 
-    `kept_layers` are the teacher's indices of the student's layers; where `None`, the first ones stand for them.
+    `kept_layers` are the teacher's indices of the student's layers; where `None`, the first stand for them.
     The trees stand side by side where `width` allows, else one above the other.
     """
     beside = width >= 560

@@ -1,8 +1,9 @@
 """Make next-line questions from source text: a real context, the line after it, and three other real lines.
 
 In: (module name, source text) of modules that no training has seen. Out: questions, the same for the same
-sources and seed. All four choices have the same indentation and nearly the same length, so neither tells
-the answer, and the right one is at each of the four positions equally often.
+sources and seed. All four choices have the same indentation and nearly the same length. The right one stands
+at each of the four positions equally often, and is the shortest, second, third or longest equally often, so
+that neither place nor form gives it away.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def build_questions(
     for lines in pool.values():
         for line in lines:
             by_indentation[line.indentation].append(line)
-    answers = [index % NUM_CHOICES for index in range(num_questions)]
-    generator.shuffle(answers)
+    # Where the answer stands, and how many of the other choices are shorter: each value equally often.
+    answers = _balanced(num_questions, generator)
+    num_shorter = _balanced(num_questions, generator)
 
     questions: list[Question] = []
     used: set[str] = set()
@@ -72,10 +74,12 @@ def build_questions(
         context = _context(sources[gold.module], gold)
         if context is None or gold.text.strip() in used:
             continue
-        distractors = _distractors(gold, context, by_indentation[gold.indentation], generator)
+        turn = len(questions)
+        candidates = by_indentation[gold.indentation]
+        distractors = _distractors(gold, context, candidates, num_shorter[turn], generator)
         if distractors is None:
             continue
-        answer = answers[len(questions)]
+        answer = answers[turn]
         choices = (*distractors[:answer], gold.text, *distractors[answer:])
         used.add(gold.text.strip())
         identity = f"{gold.module}:{gold.number + 1}"
@@ -88,9 +92,16 @@ def build_questions(
     return questions
 
 
+def _balanced(count: int, generator: random.Random) -> list[int]:
+    """`count` positions of a choice in random order, each equally often."""
+    positions = [index % NUM_CHOICES for index in range(count)]
+    generator.shuffle(positions)
+    return positions
+
+
 def _code_lines(module: str, lines: list[str]) -> list[_Line]:
     """The lines that a person would call code: no blank, comment, bracket, prose in a string, or repeat."""
-    prose = _multi_line_strings("\n".join(lines))
+    prose = _multi_line_strings(module, lines)
     found, seen = [], set()
     for number, line in enumerate(lines):
         text, stripped = line.rstrip(), line.strip()
@@ -103,14 +114,12 @@ def _code_lines(module: str, lines: list[str]) -> list[_Line]:
     return found
 
 
-def _multi_line_strings(source: str) -> set[int]:
+def _multi_line_strings(module: str, lines: list[str]) -> set[int]:
     """Numbers (from 0) of the lines that a string of several lines covers."""
     try:
-        nodes = list(ast.walk(ast.parse(source)))
+        nodes = list(ast.walk(ast.parse("\n".join(lines))))
     except SyntaxError as error:
-        raise DataError(
-            f"source text does not parse as Python: {error}.", "Leave this module out."
-        ) from error
+        raise DataError(f"{module} does not parse as Python: {error}.", "Leave this module out.") from error
     covered: set[int] = set()
     for node in nodes:
         if isinstance(node, ast.JoinedStr | ast.Constant) and node.end_lineno not in (None, node.lineno):
@@ -148,17 +157,18 @@ def _context(lines: list[str], gold: _Line) -> str | None:
 
 
 def _distractors(
-    gold: _Line, context: str, candidates: list[_Line], generator: random.Random
+    gold: _Line, context: str, candidates: list[_Line], num_shorter: int, generator: random.Random
 ) -> list[str] | None:
-    """Three lines as long as `gold` to within a tenth (at least 3 characters), absent from the context."""
+    """Three lines absent from the context, `num_shorter` shorter than `gold` and the others longer.
+
+    All are as long as `gold` to within a tenth (at least 3 characters). None if there are too few.
+    """
     slack = max(3, len(gold.text.strip()) // 10)
-    similar = {
-        line.text
-        for line in candidates
-        if abs(len(line.text) - len(gold.text)) <= slack
-        and line.text != gold.text
-        and line.text.strip() not in context
-    }
-    if len(similar) < NUM_CHOICES - 1:
+    fitting = {line.text for line in candidates if line.text.strip() not in context}
+    shorter = sorted(text for text in fitting if 0 < len(gold.text) - len(text) <= slack)
+    longer = sorted(text for text in fitting if 0 < len(text) - len(gold.text) <= slack)
+    num_longer = NUM_CHOICES - 1 - num_shorter
+    if len(shorter) < num_shorter or len(longer) < num_longer:
         return None
-    return generator.sample(sorted(similar), NUM_CHOICES - 1)
+    distractors = generator.sample(shorter, num_shorter) + generator.sample(longer, num_longer)
+    return generator.sample(distractors, len(distractors))

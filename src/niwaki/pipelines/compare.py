@@ -1,0 +1,131 @@
+"""Teacher, trimmed, distilled and the random-weights twin, measured side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from niwaki.distillation.train import distill
+from niwaki.evaluation.harness import run_tasks
+from niwaki.evaluation.loss import held_out_loss
+from niwaki.evaluation.samples import sample_text
+from niwaki.evaluation.speed import measure_speed
+from niwaki.ground.model import count_parameters
+from niwaki.ground.progress import progress
+from niwaki.ground.run import write_atomically
+from niwaki.ground.saved import save_model
+from niwaki.pipelines.inputs import Inputs, device, task_folder
+from niwaki.recipe.compress import CompressRecipe
+
+_BATCH_ROWS = 8
+_SAMPLE_TOKENS = 64
+_PROMPT_TOKENS, _NEW_TOKENS = 128, 64
+
+
+def compare(
+    recipe: CompressRecipe, inputs: Inputs, models: dict[str, Path], *, folder: Path
+) -> dict[str, Any]:
+    """Measure every model; each finished measurement is kept in `folder`, so a killed stage goes on.
+
+    With `evaluate.baseline: random`, first trains the student's shape from random weights, with the same
+    teacher, tokens and settings as the student, so that only where it started from differs.
+
+    Returns:
+        {"models": {name: measurements}, "samples": [{"prompt", name: text}]}.
+    """
+    if recipe.evaluate.baseline == "random":
+        models = models | {"random": _train_random(recipe, inputs, models["trimmed"], folder / "random")}
+    results = {}
+    with progress("evaluate", total=len(models)) as bar:
+        for name, path in models.items():
+            record = folder / f"{name}.json"
+            if not record.exists():
+                write_atomically(record, json.dumps(_measure(recipe, inputs, path), indent=1))
+            results[name] = json.loads(record.read_text())
+            bar.advance(name)
+    loaded = {name: inputs.load(path) for name, path in models.items()}
+    if recipe.evaluate.speed:
+        speeds = measure_speed(
+            loaded, prompt_tokens=_PROMPT_TOKENS, new_tokens=_NEW_TOKENS, batch=1, repeats=5
+        )
+        for name, speed in speeds.items():
+            results[name]["speed"] = asdict(speed)
+    shown = {name: loaded[name] for name in ("teacher", "distilled")}
+    return {"models": results, "samples": _samples(recipe, inputs, shown)}
+
+
+def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path) -> dict[str, Any]:
+    model = inputs.load(path)
+    held_out = held_out_loss(
+        model,
+        inputs.held_out,
+        num_rows=inputs.num_held_out_rows,
+        batch_rows=_BATCH_ROWS,
+        teacher=None if path == inputs.teacher_folder else inputs.load(inputs.teacher_folder),
+        bytes_per_token=inputs.corpus.held_out.bytes_per_token,
+    )
+    return {
+        "num_parameters": count_parameters(model),
+        "held_out_loss": asdict(held_out.nats_per_token),
+        "bits_per_byte": held_out.bits_per_byte.mean if held_out.bits_per_byte else None,
+        "perplexity": held_out.perplexity,
+        "kl_to_teacher": asdict(held_out.kl_to_teacher) if held_out.kl_to_teacher else None,
+        "tasks": _tasks(recipe, inputs, model),
+        "disk_bytes": sum(f.stat().st_size for f in path.glob("*.safetensors")),
+        "row_nats": held_out.row_nats,
+    }
+
+
+def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
+    tasks = recipe.evaluate.tasks
+    if not tasks:
+        return {}
+    found = run_tasks(model, inputs.tokenizer, tasks, include_path=task_folder(recipe))
+    return {
+        name: {
+            **result.metrics,
+            **{f"{metric}_stderr": error for metric, error in result.stderr.items()},
+            "num_questions": result.num_questions,
+            "version": result.version,
+            "hash": result.hash,
+        }
+        for name, result in found.items()
+    }
+
+
+def _train_random(recipe: CompressRecipe, inputs: Inputs, like: Path, folder: Path) -> Path:
+    if (folder / "model").exists():
+        return folder / "model"
+    torch.manual_seed(recipe.seed)
+    config = AutoConfig.from_pretrained(like, dtype="float32")
+    student = AutoModelForCausalLM.from_config(config).to(device())
+    distill(
+        student,
+        inputs.load(inputs.teacher_folder),
+        inputs.train,
+        out=folder,
+        held_out=inputs.held_out,
+        held_out_rows=inputs.num_held_out_rows,
+        **inputs.training(recipe.num_steps),
+        label="from random",
+    )
+    save_model(student.to(inputs.saved_dtype), like, folder / "model", replace=True)
+    shutil.rmtree(folder / "checkpoints")
+    return folder / "model"
+
+
+def _samples(
+    recipe: CompressRecipe, inputs: Inputs, models: dict[str, PreTrainedModel]
+) -> list[dict[str, str]]:
+    prompts = list(recipe.report.prompts)
+    texts = {
+        name: sample_text(model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS)
+        for name, model in models.items()
+    }
+    return [{"prompt": p} | {name: texts[name][i] for name in texts} for i, p in enumerate(prompts)]

@@ -1,0 +1,93 @@
+"""Begin or go on with a run: refuse a folder that is something else, write the recipe and the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import niwaki
+from niwaki.errors import RunError
+from niwaki.ground.run import check_inputs, is_done, write_atomically
+from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.write import dump
+
+RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
+_PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "datasets", "lm_eval")
+
+
+def begin(
+    out: Path, recipe: CompressRecipe, facts: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Make `out` the directory of this run, or check that it is.
+
+    Args:
+        facts: what identifies teacher and data.
+        stages: name -> inputs of every stage; those already in `out` must have been made with them.
+
+    Raises:
+        RunError: `out` holds something that is no run, or stages that were made with other inputs. Nothing
+            is written then.
+    """
+    if out.is_dir() and any(out.iterdir()) and not any((out / n).exists() for n in (RECIPE, MANIFEST)):
+        raise RunError(
+            f"out {str(out)!r} already holds files, and they are not a run.",
+            "Give a new folder, or the folder of the run that is to go on.",
+        )
+    for name, inputs in stages.items():
+        check_inputs(out, name, inputs)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / RECIPE, dump(recipe))
+    if not (out / MANIFEST).exists():
+        write_atomically(out / MANIFEST, json.dumps(_manifest(recipe, facts), indent=1))
+
+
+def require(out: Path, name: str) -> None:
+    """Raise RunError unless the stage `name` of the run has finished."""
+    if not is_done(out, name):
+        raise RunError(
+            f"{out}: stage {name} has not finished, and the next one needs it.",
+            f"Run `niwaki {name.split('-')[1]}` first, or `niwaki run` for the whole line.",
+        )
+
+
+def _manifest(recipe: CompressRecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "niwaki": niwaki.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | {n: v for n in _PACKAGES if (v := _version(n))},
+        "hardware": {
+            "cpu": _processor(),
+            "num_cpus": os.cpu_count(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+        "seed": recipe.seed,
+        **facts,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,98 @@
+"""A plan, and the list of families, as tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from niwaki.ground.family import FAMILIES
+from niwaki.pipelines.costs import Shape
+from niwaki.pipelines.plan import Plan
+
+# Not dim and vocab, which no cut changes.
+_SHOWN_AXES = ("layer", "hidden", "ffn", "kv", "group", "expert", "effn")
+
+
+def show(plan: Plan) -> None:
+    """Print the plan on stdout, its warnings and problems on stderr."""
+    console = Console(highlight=False)
+    if plan.teacher is not None:
+        console.print(_shapes(plan, plan.teacher))
+    if plan.stages:
+        console.print(_stages(plan))
+        console.print(
+            f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
+            "Data preparation, saving and tasks come on top."
+        )
+        console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
+        console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)
+    errors = Console(stderr=True, highlight=False)
+    for warning in plan.warnings:
+        errors.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
+    for problem in plan.problems:
+        errors.print(Text(problem.message, style="red"), soft_wrap=True)
+        errors.print(Text(f"  {problem.remedy}"), soft_wrap=True)
+    if not plan.problems:
+        console.print(Text("Nothing stands in the way.", style="green"))
+
+
+def show_families() -> None:
+    """Print every supported family with the axes that can be trimmed."""
+    table = Table("family", "axes that can be trimmed", box=None)
+    for name, family in sorted(FAMILIES.items()):
+        note = " (hidden and heads together)" if family.hidden_is_heads else ""
+        table.add_row(name, " ".join(family.axes) + note)
+    Console(highlight=False).print(table)
+
+
+def in_bytes(num_bytes: float) -> str:
+    """Bytes as people say them: 16.1 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.4g} TB"
+
+
+def in_words(duration_s: float) -> str:
+    """A duration as people say it: 40 s, 12 min, 5.2 hours, 3.1 days."""
+    if duration_s < 90:
+        return f"{duration_s:.0f} s"
+    if duration_s < 90 * 60:
+        return f"{duration_s / 60:.0f} min"
+    return f"{duration_s / 3600:.1f} hours" if duration_s < 48 * 3600 else f"{duration_s / 86400:,.1f} days"
+
+
+def _shapes(plan: Plan, teacher: Shape) -> Table:
+    axes = [axis for axis in _SHOWN_AXES if axis in teacher.sizes]
+    table = Table("shape", "parameters", "part", "weights", *axes, box=None)
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    shapes = [("teacher", teacher)]
+    shapes += [(str(number), shape) for number, shape in enumerate(plan.candidates, 1)]
+    for name, shape in shapes:
+        table.add_row(
+            name,
+            f"{shape.num_parameters:,}",
+            f"{shape.num_parameters / teacher.num_parameters:.0%}",
+            in_bytes(shape.num_parameters * plan.bytes_per_weight),
+            *(str(shape.sizes[axis]) for axis in axes),
+        )
+    return table
+
+
+def _stages(plan: Plan) -> Table:
+    table = Table("stage", "work", "time", "memory", "reads", "writes", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for stage in plan.stages:
+        table.add_row(
+            stage.name,
+            f"{stage.flops:.1e} FLOP" if stage.flops else "",
+            in_words(stage.flops / plan.flops_per_s) if stage.flops else "",
+            in_bytes(stage.memory_bytes) if stage.memory_bytes else "",
+            in_bytes(stage.read_bytes),
+            in_bytes(stage.written_bytes) if stage.written_bytes else "",
+        )
+    return table

@@ -1,0 +1,115 @@
+"""Everything that can be found wrong before the long work: each check returns the errors it found.
+
+In: a recipe, and the teacher's config where there is one. Nothing is loaded but config, tokenizer, the first
+document of local data and the index of tasks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
+from niwaki.ground.model import load_tokenizer
+from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
+from niwaki.pipelines.inputs import task_folder
+from niwaki.recipe.compress import CompressRecipe
+
+RUN_MARKS = ("recipe.yaml", "manifest.json")
+
+
+def preflight(
+    recipe: CompressRecipe, out: Path, config: PreTrainedConfig | None, written_bytes: int
+) -> Iterator[NiwakiError]:
+    """Yield what would stop the run. `config` is the teacher's, or None when it could not be read."""
+    yield from _out(out, written_bytes)
+    yield from _data(recipe)
+    if config is not None:
+        yield from _tokenizer(recipe.teacher, config)
+        yield from _context(recipe.data.sequence_length_tokens, config)
+    yield from _tasks(recipe)
+
+
+def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
+    if out.exists() and not out.is_dir():
+        yield RunError(f"out {str(out)!r} is a file.", "Give a new folder.")
+        return
+    if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in RUN_MARKS):
+        yield RunError(
+            f"out {str(out)!r} already holds files, and they are not a run.",
+            "Give a new folder, or the folder of the run that is to go on.",
+        )
+    held_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    free_bytes = shutil.disk_usage(_existing(out)).free
+    if written_bytes - held_bytes > free_bytes:
+        needed, free = f"{(written_bytes - held_bytes) / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"
+        yield RunError(
+            f"out {str(out)!r} needs about {needed} more of disk; {free} are free.",
+            "Free some space, or give an `out` on a larger disk.",
+        )
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _data(recipe: CompressRecipe) -> Iterator[NiwakiError]:
+    source = recipe.data.source
+    path = Path(source).expanduser()
+    looks_local = (
+        source.endswith("/") or source.count("/") > 1 or path.suffix in (*TABLE_FORMATS, *TEXT_SUFFIXES)
+    )
+    if not path.exists() and looks_local:
+        yield DataError(f"data.source {source!r}: nothing is there.", "Give an existing file or folder.")
+    elif path.exists() or source == "stdlib":
+        try:
+            if not any(
+                document.text.strip()
+                for document in read_documents(source, text_column=recipe.data.text_column)
+            ):
+                yield DataError(f"data.source {source!r} holds no text.", "Give files with text in them.")
+        except NiwakiError as error:
+            yield error
+
+
+def _tokenizer(teacher: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
+    try:
+        tokenizer = load_tokenizer(teacher)
+    except NiwakiError as error:
+        yield error
+        return
+    if len(tokenizer) > config.vocab_size:
+        yield CheckpointError(
+            f"teacher {teacher!r}: its tokenizer has {len(tokenizer)} tokens, it has {config.vocab_size}.",
+            "Put the model's own tokenizer beside it.",
+        )
+
+
+def _context(sequence_length_tokens: int, config: PreTrainedConfig) -> Iterator[NiwakiError]:
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and sequence_length_tokens > longest:
+        yield RecipeError(
+            f"data.sequence_length_tokens is {sequence_length_tokens}, but the teacher's context {longest}.",
+            f"Write {longest} or less.",
+        )
+
+
+def _tasks(recipe: CompressRecipe) -> Iterator[NiwakiError]:
+    if recipe.evaluate.include_path is not None and not Path(recipe.evaluate.include_path).is_dir():
+        yield RecipeError(
+            f"evaluate.include_path {recipe.evaluate.include_path!r} is not a folder.",
+            "Give an existing folder.",
+        )
+    elif recipe.evaluate.tasks:
+        from niwaki.evaluation.harness import find_tasks
+
+        try:
+            find_tasks(recipe.evaluate.tasks, include_path=task_folder(recipe))
+        except NiwakiError as error:
+            yield error

@@ -1,0 +1,214 @@
+"""Which smaller shapes of a model fit a budget.
+
+Minitron (arXiv 2407.14679, section 2.3 and Tables 12 and 19) enumerates a small grid of customary sizes and
+keeps the combinations inside a parameter interval. Shapes are plain dicts, axis -> size, and are counted from
+the family's axis table, so no model is built.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product, zip_longest
+from typing import Literal
+
+from niwaki.errors import BudgetError, FamilyError, RecipeError
+from niwaki.ground.family import Family
+
+Sizes = dict[str, int]
+Unit = Literal["parameters", "non-embedding parameters"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An inclusive interval of model size, and the size to come closest to.
+
+    "parameters" counts all of them, tied weights once; "non-embedding parameters" only those in the layers.
+    """
+
+    low: int
+    high: int
+    target: int
+    unit: Unit = "parameters"
+
+    @classmethod
+    def around(cls, target: int, *, tolerance: float = 0.05, unit: Unit = "parameters") -> Budget:
+        """`target` give or take a fraction of it; a fraction of a teacher is `target=round(f * size)`."""
+        return cls(round(target * (1 - tolerance)), round(target * (1 + tolerance)), target, unit)
+
+    @classmethod
+    def between(cls, low: int, high: int, *, unit: Unit = "parameters") -> Budget:
+        """An explicit interval; raises BudgetError when it is empty."""
+        if not 0 < low <= high:
+            raise BudgetError(
+                f"Budget {low:,} to {high:,} is empty.", "Give a positive low bound, at most the high one."
+            )
+        return cls(low, high, (low + high) // 2, unit)
+
+    @classmethod
+    def of_bytes(cls, num_bytes: int, *, parameter_bytes: int, tolerance: float = 0.05) -> Budget:
+        """Weights of `num_bytes` when saved with `parameter_bytes` each (2 for bfloat16)."""
+        return cls.around(num_bytes // parameter_bytes, tolerance=tolerance)
+
+    def measure(self, family: Family, sizes: Mapping[str, int], *, tied: bool) -> int:
+        """Size of a shape in this budget's unit."""
+        total = family.count(sizes, tied=tied)
+        if self.unit == "parameters":
+            return total
+        return total - family.count({**sizes, "layer": 0}, tied=tied)
+
+
+def alignment(size: int) -> int:
+    """The multiple that cuts of an axis of this size keep to for fast kernels: 128 from 2048 on, ..., 8."""
+    return min(128, 1 << max(size // 16, 8).bit_length() - 1)
+
+
+def candidates(
+    family: Family,
+    sizes: Mapping[str, int],
+    *,
+    budget: Budget,
+    tied: bool,
+    grid: Mapping[str, Sequence[float]] | None = None,
+    axes: Sequence[str] = ("layer", "hidden", "ffn"),
+    limit: int = 12,
+) -> list[Sizes]:
+    """Shapes of a model of these `sizes` that fall inside `budget`.
+
+    With `grid` (axis -> values, also "heads" for kv * group and "ffn_ratio" for ffn / hidden), every
+    combination inside the budget that the family can express, in the grid's order.
+
+    Without, up to `limit` shapes that cut only `axes`: depths of 1, 7/8, 3/4, 5/8 and 1/2 of the layers, and
+    for each depth every aligned hidden size with the aligned ffn that lands nearest the target. Depths take
+    turns, each giving the shape whose width axes are cut most evenly first, so that the list spreads over
+    depth against width. Heads stay whole unless named in `axes` or tied to hidden by the family, because
+    every published Minitron keeps them.
+
+    Raises BudgetError naming the smallest and nearest legal size when nothing fits, RecipeError for a grid
+    value that the model cannot take.
+    """
+    if grid is not None:
+        shapes = list(_grid_shapes(family, sizes, grid))
+    else:
+        shapes = [s for s in _even_shapes(family, sizes, axes, budget, tied) if s != dict(sizes)]
+    measured = [(budget.measure(family, shape, tied=tied), shape) for shape in shapes]
+    fitting = [shape for size, shape in measured if budget.low <= size <= budget.high]
+    if not fitting:
+        raise _nothing_fits(family, budget, measured)
+    return fitting if grid is not None else _take_turns(fitting, sizes, limit)
+
+
+def _grid_shapes(
+    family: Family, sizes: Mapping[str, int], grid: Mapping[str, Sequence[float]]
+) -> Iterator[Sizes]:
+    for values in product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        heads, ratio = point.pop("heads", None), point.pop("ffn_ratio", None)
+        _refuse_outside(family, sizes, point)
+        shape = {**sizes, **{axis: int(value) for axis, value in point.items()}}
+        if heads is not None:
+            shape["group"] = _exact(heads / shape["kv"], f"heads={heads} with kv={shape['kv']}")
+        if ratio is not None:
+            shape["ffn"] = _exact(ratio * shape["hidden"], f"ffn_ratio={ratio} with hidden={shape['hidden']}")
+        _refuse_outside(family, sizes, shape)
+        if _expressible(family, shape):
+            yield shape
+
+
+def _refuse_outside(family: Family, sizes: Mapping[str, int], point: Mapping[str, float]) -> None:
+    for axis, value in point.items():
+        if axis not in sizes:
+            raise RecipeError(
+                f"Axis {axis!r} of the grid is unknown to {family.model_type}.",
+                f"Choose from {', '.join(sizes)}, heads, ffn_ratio.",
+            )
+        if not 1 <= value <= sizes[axis]:
+            raise RecipeError(
+                f"{axis}={value:g} is not between 1 and the model's {sizes[axis]}.",
+                "Trimming only removes; give a smaller value.",
+            )
+
+
+def _exact(value: float, what: str) -> int:
+    if value != int(value):
+        raise RecipeError(f"{what} gives {value:g}, not a whole number.", "Give values that divide evenly.")
+    return int(value)
+
+
+def _even_shapes(
+    family: Family, sizes: Mapping[str, int], axes: Sequence[str], budget: Budget, tied: bool
+) -> Iterator[Sizes]:
+    """For every depth, hidden size and head count, the ffn that lands nearest the target."""
+    depths = [-(-sizes["layer"] * eighths // 8) for eighths in (8, 7, 6, 5, 4)]
+    inner = next((axis for axis in ("ffn", "effn") if axis in axes and axis in sizes), None)
+    for layer in dict.fromkeys(depths) if "layer" in axes else [sizes["layer"]]:
+        for hidden in _aligned(sizes["hidden"]) if "hidden" in axes else [sizes["hidden"]]:
+            for heads in _heads(family, {**sizes, "layer": layer, "hidden": hidden}, axes):
+                shape = {**sizes, "layer": layer, "hidden": hidden, **heads}
+                if inner is None:
+                    yield shape
+                    continue
+                widths = [{**shape, inner: width} for width in _aligned(sizes[inner])]
+                yield _nearest(widths, budget.target, lambda s: budget.measure(family, s, tied=tied))
+
+
+def _heads(family: Family, sizes: Sizes, axes: Sequence[str]) -> list[Sizes]:
+    """The kv and group sizes to try; where the family ties hidden to the heads, those that agree with it."""
+    kvs = range(sizes["kv"], 0, -1)
+    groups = range(sizes["group"], 0, -1)
+    wanted = product(kvs if "kv" in axes else kvs[:1], groups if "group" in axes else groups[:1])
+    options = [{"kv": kv, "group": group} for kv, group in wanted]
+    if not family.hidden_is_heads:
+        return [option for option in options if _expressible(family, {**sizes, **option})]
+    every = ({"kv": kv, "group": group} for kv, group in product(kvs, groups))
+    return [option for option in every if _expressible(family, {**sizes, **option})][:1]
+
+
+def _aligned(size: int) -> list[int]:
+    step = alignment(size)
+    return [*range(step, size, step), size]
+
+
+def _nearest(shapes: Sequence[Sizes], target: int, measure: Callable[[Sizes], int]) -> Sizes:
+    """The shape of the size nearest `target`, among shapes that grow."""
+    above = bisect_left(shapes, target, key=measure)
+    return min(shapes[max(above - 1, 0) : above + 1], key=lambda shape: abs(measure(shape) - target))
+
+
+def _expressible(family: Family, shape: Mapping[str, int]) -> bool:
+    try:
+        family.check(shape)
+    except FamilyError:
+        return False
+    return True
+
+
+def _take_turns(shapes: Sequence[Sizes], sizes: Mapping[str, int], limit: int) -> list[Sizes]:
+    depths = sorted({shape["layer"] for shape in shapes}, reverse=True)
+    ranked = [
+        sorted((s for s in shapes if s["layer"] == depth), key=lambda s: _unevenness(s, sizes))
+        for depth in depths
+    ]
+    turns = (shape for turn in zip_longest(*ranked) for shape in turn if shape is not None)
+    return list(islice(turns, limit))
+
+
+def _unevenness(shape: Mapping[str, int], sizes: Mapping[str, int]) -> float:
+    """Ratio between the most and the least kept width axis."""
+    kept = [shape[axis] / sizes[axis] for axis in ("hidden", "ffn", "effn") if axis in sizes]
+    kept.append(shape["kv"] * shape["group"] / (sizes["kv"] * sizes["group"]))
+    return max(kept) / min(kept)
+
+
+def _nothing_fits(family: Family, budget: Budget, measured: Sequence[tuple[int, Sizes]]) -> BudgetError:
+    wanted = f"{family.model_type}: no shape has {budget.low:,} to {budget.high:,} {budget.unit}"
+    if not measured:
+        return BudgetError(f"{wanted}; the family can express none.", "Allow more axes or grid values.")
+    smallest = min(size for size, _ in measured)
+    nearest, shape = min(measured, key=lambda entry: abs(entry[0] - budget.target))
+    described = " ".join(f"{axis}={size}" for axis, size in shape.items() if axis not in ("dim", "vocab"))
+    return BudgetError(
+        f"{wanted}; the smallest reachable is {smallest:,}, the nearest {nearest:,} ({described}).",
+        f"Ask for {nearest:,}, widen the tolerance, or allow more axes or grid values.",
+    )

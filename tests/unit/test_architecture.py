@@ -1,0 +1,118 @@
+"""Budgets and the shapes that fit them."""
+
+import pytest
+from transformers import AutoConfig
+
+from niwaki.errors import BudgetError, RecipeError
+from niwaki.ground.family import family_of
+from niwaki.pruning.architecture import Budget, alignment, candidates
+
+TEACHER = {"layer": 8, "hidden": 256, "ffn": 768, "kv": 4, "group": 2, "dim": 32, "vocab": 512}
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return family_of(AutoConfig.for_model("llama"))
+
+
+def count(family, sizes):
+    return family.count(sizes, tied=True)
+
+
+def half(family):
+    return Budget.around(count(family, TEACHER) // 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple"),
+    [(40, 8), (128, 8), (256, 16), (288, 16), (512, 32), (1024, 64), (2048, 128), (4096, 128), (14336, 128)],
+)
+def test_alignment_grows_with_the_size(size, multiple):
+    assert alignment(size) == multiple
+
+
+def test_a_budget_in_bytes_depends_on_the_dtype():
+    assert Budget.of_bytes(2_000, parameter_bytes=2, tolerance=0.1) == Budget(900, 1100, 1000)
+
+
+def test_an_empty_interval_is_refused():
+    with pytest.raises(BudgetError, match="2 to 1 is empty"):
+        Budget.between(2, 1)
+
+
+def test_non_embedding_parameters_are_those_of_the_layers(llama):
+    attention, mlp, norms = 2 * 256 * 256 + 2 * 256 * 128, 3 * 256 * 768, 2 * 256
+    budget = Budget.around(1, unit="non-embedding parameters")
+    assert budget.measure(llama, TEACHER, tied=True) == 8 * (attention + mlp + norms)
+
+
+def test_automatic_shapes_fit_align_keep_heads_and_spread_over_depth(llama):
+    budget = half(llama)
+    shapes = candidates(llama, TEACHER, budget=budget, tied=True)
+    assert len(shapes) == 12
+    for shape in shapes:
+        assert budget.low <= count(llama, shape) <= budget.high
+        assert shape["hidden"] % 16 == 0
+        assert shape["ffn"] % 32 == 0
+        assert (shape["kv"], shape["group"], shape["vocab"]) == (4, 2, 512)
+    assert [shape["layer"] for shape in shapes[:6]] == [8, 7, 6, 5, 4, 8]
+    assert len({tuple(shape.items()) for shape in shapes}) == 12
+
+
+def test_the_first_shape_of_a_depth_is_cut_most_evenly(llama):
+    first, *others = [s for s in candidates(llama, TEACHER, budget=half(llama), tied=True) if s["layer"] == 8]
+
+    def unevenness(shape):
+        kept = (shape["hidden"] / 256, shape["ffn"] / 768, 1)
+        return max(kept) / min(kept)
+
+    assert others
+    assert all(unevenness(first) <= unevenness(other) for other in others)
+
+
+def test_only_the_named_axes_are_cut(llama):
+    shapes = candidates(llama, TEACHER, budget=half(llama), tied=True, axes=("hidden", "ffn", "group"))
+    assert {shape["layer"] for shape in shapes} == {8}
+    assert {shape["group"] for shape in shapes} == {1, 2}
+
+
+def test_a_family_that_ties_hidden_to_heads_gets_shapes_it_can_express():
+    phi3 = family_of(AutoConfig.for_model("phi3"))
+    shapes = candidates(phi3, TEACHER, budget=half(phi3), tied=True)
+    assert any(shape["hidden"] < 256 for shape in shapes)
+    for shape in shapes:
+        phi3.check(shape)
+
+
+def test_grid_points_that_the_family_cannot_express_are_left_out():
+    phi3 = family_of(AutoConfig.for_model("phi3"))
+    budget = Budget.between(1, count(phi3, TEACHER))
+    grid = {"hidden": [192, 256], "heads": [8], "layer": [4]}
+    assert [s["hidden"] for s in candidates(phi3, TEACHER, budget=budget, tied=True, grid=grid)] == [256]
+
+
+def test_an_impossible_budget_names_the_smallest_and_the_nearest_size(llama):
+    with pytest.raises(BudgetError) as raised:
+        candidates(llama, TEACHER, budget=Budget.around(1000), tied=True)
+    smallest = {**TEACHER, "layer": 4, "hidden": 16, "ffn": 32}
+    assert f"smallest reachable is {count(llama, smallest):,}" in str(raised.value)
+    assert f"Ask for {count(llama, smallest):,}" in raised.value.remedy
+    grid = {"layer": [4, 8]}
+    between = Budget.around(int(count(llama, {**TEACHER, "layer": 8}) * 0.9))
+    with pytest.raises(BudgetError, match=f"nearest {count(llama, TEACHER):,} \\(layer=8 hidden=256"):
+        candidates(llama, TEACHER, budget=between, tied=True, grid=grid)
+
+
+@pytest.mark.parametrize(
+    ("grid", "named"),
+    [
+        ({"hidden": [512]}, "hidden=512 is not between 1 and the model's 256"),
+        ({"width": [128]}, "'width' of the grid is unknown"),
+        ({"heads": [6]}, "heads=6 with kv=4"),
+        ({"ffn_ratio": [4]}, "ffn=1024 is not between"),
+        ({"ffn_ratio": [2.001]}, "ffn_ratio=2.001 with hidden=256"),
+    ],
+)
+def test_a_grid_value_that_the_model_cannot_take_is_named(llama, grid, named):
+    with pytest.raises(RecipeError, match=named):
+        candidates(llama, TEACHER, budget=half(llama), tied=True, grid=grid)
