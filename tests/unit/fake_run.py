@@ -69,19 +69,17 @@ def write_fake_run(out: Path, stages: int = 5, seed: int = 0) -> Path:
     if stages >= 3:
         trim = {
             "keep": keep,
-            "sizes_from": TEACHER,
-            "sizes_to": STUDENT,
-            "num_parameters_from": num_parameters(TEACHER),
-            "num_parameters_to": num_parameters(STUDENT),
+            "parent_sizes": TEACHER,
+            "sizes": STUDENT,
+            "num_parent_parameters": num_parameters(TEACHER),
+            "num_parameters": num_parameters(STUDENT),
         }
-        _json(out / "3-trim" / "trim.json", trim)
+        _json(out / "3-trim" / "model" / "trim.json", trim)
     if stages >= 4:
-        _metrics(out / "4-distill" / "metrics.jsonl", rng, start=6.4, floor=1.26, speed=0.55, kl=True)
+        _metrics(out / "4-distill" / "metrics.jsonl", rng, start=6.4, floor=1.26, speed=0.55)
         _json(out / "4-distill" / "model" / "config.json", {"model_type": "llama"})
     if stages >= 5:
-        _metrics(
-            out / "5-evaluate" / "random" / "metrics.jsonl", rng, start=8.3, floor=1.42, speed=0.36, kl=False
-        )
+        _metrics(out / "5-evaluate" / "random" / "metrics.jsonl", rng, start=8.3, floor=1.42, speed=0.36)
         _json(out / "5-evaluate" / "results.json", _results())
     return out
 
@@ -189,24 +187,28 @@ def _candidates(rng: random.Random) -> dict[str, object]:
     }
 
 
-def _metrics(path: Path, rng: random.Random, *, start: float, floor: float, speed: float, kl: bool) -> None:
+def _metrics(path: Path, rng: random.Random, *, start: float, floor: float, speed: float) -> None:
     num_steps, tokens_per_step = 500, 8192
     lines = []
     for step in range(1, num_steps + 1):
         level = floor + (start - floor) * (1 + step / 6) ** -(speed * 2)
-        shown = max(level - 1.18, 0.05) if kl else level
+        divergence = level - 1.18
         lines.append(
             {
                 "step": step,
                 "tokens": step * tokens_per_step,
-                "loss": shown * math.exp(rng.gauss(0, 0.05)),
+                "loss": divergence * math.exp(rng.gauss(0, 0.05)),
                 "learning_rate": 2e-3,
                 "grad_norm": 0.8,
                 "tokens_per_s": 21_000.0,
             }
         )
         if step % 25 == 0 or step in (3, 6, 12):
-            lines.append({"step": step, "held_out_loss": level * math.exp(rng.gauss(0, 0.004))})
+            held_out = {
+                "held_out_loss": divergence,
+                "held_out_cross_entropy": level * math.exp(rng.gauss(0, 0.004)),
+            }
+            lines.append({"step": step, "tokens": step * tokens_per_step, **held_out})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -222,7 +224,9 @@ def _results() -> dict[str, object]:
             "bits_per_byte": loss / math.log(2) / 3.31,
             "perplexity": math.exp(loss),
             "kl_to_teacher": None if kl is None else {"mean": kl, "low": kl - 0.004, "high": kl + 0.005},
-            "tasks": {"next_line": {"acc": accuracy, "acc_stderr": 0.0141}},
+            "tasks": {
+                "next_line": {"acc": accuracy, "acc_stderr": 0.0141, "num_questions": 1024, "version": "1.0"}
+            },
             "speed": {
                 "prefill_tokens_per_s": speed[0],
                 "decode_tokens_per_s": speed[1],

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import LlamaForCausalLM
 
 from niwaki.distillation.losses import cross_entropy, forward_kl
@@ -15,14 +14,6 @@ from niwaki.errors import CheckpointError
 from niwaki.ground.stream import Rows
 
 ROWS = Rows(np.random.default_rng(0).integers(0, 300, 4000), sequence_length=16, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def _precision_of_its_own():
-    """accelerate keeps the first precision of a process and refuses another."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.fixture
@@ -78,7 +69,7 @@ def test_the_teacher_answers_without_dropout(tiny_model, teacher):
     torch.testing.assert_close(loss(tiny_model, batch)[0], loss(tiny_model, batch)[0], rtol=0, atol=0)
 
 
-SETTINGS = {"num_steps": 30, "batch_rows": 8, "micro_rows": 8, "learning_rate": 1e-2, "warmup_steps": 2}
+SETTINGS = {"num_steps": 30, "batch_rows": 8, "micro_rows": 8, "learning_rate": 1e-2, "precision": "float32"}
 
 
 def records(out):
@@ -89,16 +80,8 @@ def records(out):
 def test_the_student_comes_closer_and_the_teacher_stays(tiny_model, teacher, tmp_path, precision):
     before = copy.deepcopy(teacher.state_dict())
     held_out = Rows(np.random.default_rng(1).integers(0, 300, 400), sequence_length=16)
-    distill(
-        tiny_model,
-        teacher,
-        ROWS,
-        out=tmp_path,
-        precision=precision,
-        held_out=held_out,
-        held_out_rows=8,
-        **SETTINGS,
-    )
+    settings = SETTINGS | {"precision": precision, "held_out": held_out, "held_out_rows": 8}
+    distill(tiny_model, teacher, ROWS, out=tmp_path, **settings)
     first, *_, last = [r["held_out_kl"] for r in records(tmp_path) if "held_out_kl" in r]
     assert last < 0.7 * first
     assert all("cross_entropy" in r for r in records(tmp_path) if "loss" in r)

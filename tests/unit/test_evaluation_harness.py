@@ -23,7 +23,8 @@ from transformers import (
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.harness import run_tasks
-from niwaki.sapling.next_line.dataset import QUESTIONS, TASK_FOLDER
+from niwaki.sapling.next_line import TASK_FOLDER
+from niwaki.sapling.next_line.dataset import QUESTIONS
 
 pytest.importorskip("lm_eval", reason="needs niwaki[eval]")
 

@@ -246,6 +246,13 @@ def test_autocast_runs_products_in_its_dtype_and_stays_close(dtype):
         assert (ours - theirs).norm() < 2e-2 * theirs.norm()
 
 
+def test_autocast_leaves_float64_alone():
+    case = Case()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = case.kl()
+    torch.testing.assert_close(loss, case.naive_kl())
+
+
 def test_bfloat16_weights_accumulate_in_float32():
     case = Case(tokens=(512,), vocab=50, widths=(32, 48), dtype=torch.bfloat16)
     exact = Case(tokens=(512,), vocab=50, widths=(32, 48), dtype=torch.bfloat16)

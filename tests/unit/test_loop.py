@@ -193,7 +193,5 @@ def test_frozen_parameters_stay_as_they_are(tiny_model, tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
-    rates = [
-        learning_rate_at(s, peak=1.0, minimum=0.1, warmup_steps=4, num_steps=12) for s in (0, 3, 4, 8, 12)
-    ]
+    rates = [learning_rate_at(s, 12, peak=1.0, minimum=0.1, warmup_steps=4) for s in (0, 3, 4, 8, 12)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])

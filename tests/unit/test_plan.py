@@ -1,5 +1,6 @@
 """A plan says from sizes alone what a run will cost, and finds what would stop it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +9,22 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from niwaki.errors import BudgetError, CheckpointError, DataError, FamilyError, RecipeError, RunError
+from niwaki.errors import (
+    BudgetError,
+    CheckpointError,
+    DataError,
+    EvaluationError,
+    FamilyError,
+    RecipeError,
+    RunError,
+)
 from niwaki.pipelines.costs import Shape, Work, distill_flops, stage_costs
+from niwaki.pipelines.inputs import task_folder
 from niwaki.pipelines.plan import budget_of, plan, shape_of
 from niwaki.pipelines.plan_table import in_bytes, in_words, show, show_families
 from niwaki.pipelines.quick import recipe_for
-from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.compress import CompressRecipe, starter
+from niwaki.sapling import TASK_FOLDER
 
 LLAMA_8B = {
     "vocab_size": 128256,
@@ -88,10 +99,11 @@ def test_the_plan_of_the_paper_counts_its_models(planned):
     assert [stage.name for stage in found.stages] == ["score", "choose", "trim", "distill", "evaluate"]
 
 
-def test_a_single_candidate_needs_no_trials(planned):
-    alone = planned(choose=WIDTH_OF_THE_PAPER).stages[1]
-    both = planned(choose=WIDTH_OF_THE_PAPER | {"grid": {"hidden": [3072], "ffn": [9216, 9344]}}).stages[1]
-    assert both.flops > 10 * alone.flops
+def test_ranking_by_loss_costs_no_trials(planned):
+    by_loss = planned(choose=WIDTH_OF_THE_PAPER | {"rank": "loss"}).stages[1]
+    by_trial = planned(choose=WIDTH_OF_THE_PAPER).stages[1]
+    assert by_trial.flops > 10 * by_loss.flops
+    assert by_trial.memory_bytes > 3 * by_loss.memory_bytes
 
 
 def test_planning_touches_nothing(planned, tmp_path):
@@ -158,7 +170,9 @@ def test_flops_are_two_a_weight_forward_and_six_with_backward():
 
 def test_costs_follow_what_the_recipe_asks_for():
     assert costs(distill_tokens=2000)["distill"].flops == 2 * costs()["distill"].flops
-    assert costs()["choose"].flops == pytest.approx(0.3 * costs()["distill"].flops)
+    trials = costs()["choose"].flops - costs(trial_tokens=0)["choose"].flops
+    assert trials == pytest.approx(0.3 * costs()["distill"].flops)
+    assert costs(trial_tokens=0)["choose"].flops == pytest.approx(3 * 50 * SMALL.forward_flops(32))
     assert (
         costs(has_baseline=True)["evaluate"].flops > costs()["evaluate"].flops + costs()["distill"].flops / 2
     )
@@ -196,7 +210,7 @@ def test_a_tokenizer_that_is_too_large(teacher, planned):
     assert "its tokenizer has 8 tokens" in problem(planned()).message
 
 
-@pytest.mark.parametrize("to", ["5%", "99.9%", "1GB", "7B"])
+@pytest.mark.parametrize("to", ["1%", "99.9%", "100MB", "9B"])
 def test_a_budget_that_no_shape_reaches(planned, to):
     found = problem(planned(choose={"to": to, "tolerance": "0.01%"}))
     assert isinstance(found, BudgetError)
@@ -254,13 +268,19 @@ def test_what_a_begun_run_holds_is_not_needed_again(planned, tmp_path, monkeypat
     assert planned().problems == ()
 
 
-def test_tasks_that_nobody_knows(planned, tmp_path):
-    (tmp_path / "tasks").mkdir()
+def test_tasks_that_cannot_be_found(planned, tmp_path, monkeypatch):
+    def refuse(tasks, include_path):
+        raise EvaluationError(f"{tasks} in {include_path}", "Did you mean hellaswag?")
+
+    monkeypatch.setattr("niwaki.evaluation.harness.find_tasks", refuse)
+    assert planned().problems == ()
+    assert problem(planned(evaluate={"tasks": ["helaswag"]})).message == f"('helaswag',) in {TASK_FOLDER}"
     assert "is not a folder" in problem(planned(evaluate={"include_path": str(tmp_path / "none")})).message
-    pytest.importorskip("lm_eval")
-    found = problem(planned(evaluate={"tasks": ["helaswag"]}))
-    assert "helaswag" in found.message
-    assert "hellaswag" in found.remedy
+
+
+def test_the_bundled_task_is_found_unless_the_recipe_brings_its_own(recipe):
+    assert task_folder(starter()) == TASK_FOLDER
+    assert task_folder(recipe(evaluate={"include_path": "mine"})) == Path("mine")
 
 
 def test_too_few_steps_are_noted(planned):

@@ -19,6 +19,7 @@ from niwaki.reporting.card import public_name, write_card
 from niwaki.reporting.collect import Candidate, Curve, Importance, collect
 from niwaki.reporting.figures.ranking import MAX_ROWS, ordered
 from niwaki.reporting.figures.svg import Scale
+from niwaki.reporting.figures.svg import tag as element_of
 from niwaki.reporting.page import write_report
 from niwaki.reporting.words import catch_up, headline, quantity
 
@@ -111,7 +112,10 @@ def test_the_lead_over_random_weights_is_the_ratio_of_measured_tokens(tmp_path):
     run = fake_run.write_fake_run(tmp_path / "run")
     for folder, losses in (("4-distill", [3.0, 2.0, 1.5, 1.2]), ("5-evaluate/random", [5.0, 4.0, 2.5, 2.0])):
         lines = [{"step": step, "tokens": 100 * step, "loss": 1.0} for step in (1, 2, 3, 4)]
-        lines += [{"step": step, "held_out_loss": loss} for step, loss in enumerate(losses, start=1)]
+        lines += [
+            {"step": step, "tokens": 100 * step, "held_out_loss": 0.1, "held_out_cross_entropy": loss}
+            for step, loss in enumerate(losses, start=1)
+        ]
         (run / folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert catch_up(collect(run)) == (200, 400, 2.0)
     assert "2.0× fewer" in write_report(run).read_text(encoding="utf-8")
@@ -119,10 +123,17 @@ def test_the_lead_over_random_weights_is_the_ratio_of_measured_tokens(tmp_path):
 
 def test_no_lead_is_claimed_where_the_student_never_got_there(tmp_path):
     run = fake_run.write_fake_run(tmp_path / "run")
-    lines = [{"step": 1, "tokens": 100, "loss": 9.0}, {"step": 1, "held_out_loss": 9.0}]
+    lines = [{"step": 1, "tokens": 100, "loss": 9.0}, {"step": 1, "tokens": 100, "held_out_loss": 9.0}]
     (run / "4-distill" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert catch_up(collect(run)) is None
     assert "fewer" not in write_report(run).read_text(encoding="utf-8")
+
+
+def test_no_lead_is_claimed_over_a_baseline_that_is_still_training(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    assert catch_up(collect(run)) is not None
+    edit(run / "5-evaluate" / "results.json", lambda results: results["models"].pop("random"))
+    assert catch_up(collect(run)) is None
 
 
 def test_every_drawing_is_wellformed_and_described(page):
@@ -218,7 +229,7 @@ def test_the_half_line_of_a_killed_run_is_passed_over(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", '{"keep": {}}', "{"])
 def test_a_damaged_file_is_named(tmp_path, content):
     run = fake_run.write_fake_run(tmp_path / "run")
-    (run / "3-trim" / "trim.json").write_text(content)
+    (run / "3-trim" / "model" / "trim.json").write_text(content)
     with pytest.raises(RunError, match=r"trim\.json cannot be read"):
         write_report(run)
     assert not (run / "report.html").exists()
@@ -245,7 +256,18 @@ def test_the_tree_is_to_scale():
     ffn = [float(rect.get("width")) for rect in shapes(drawing, "ffn")]
     assert len(ffn) == 8 + 6
     assert ffn[-1] / ffn[0] == pytest.approx(512 / 704, rel=1e-3)
-    assert len(shapes(drawing, "heads")) == 8 * 8 + 6 * 4
+    heads = shapes(drawing, "heads")
+    assert len(heads) == 8 * 8 + 6 * 4
+    edges = [float(head.get("x")) + side * float(head.get("width")) for head in heads[:8] for side in (0, 1)]
+    assert (max(edges) - min(edges)) / ffn[0] == pytest.approx(8 * 32 / 704, abs=0.02)
+
+
+def test_elements_escape_text_and_attributes():
+    element = ElementTree.fromstring(
+        element_of("text", HOSTILE, element_of("title", "<&>"), aria_label=HOSTILE)
+    )
+    assert (element.text, element.get("aria-label")) == (HOSTILE, HOSTILE)
+    assert element.find("title").text == "<&>"
 
 
 def test_what_was_cut_is_marked_and_dropped_layers_are_cut_whole():
@@ -297,14 +319,35 @@ def test_ticks_are_round_inside_the_scale_and_apart():
         assert all(b - a >= 30 for a, b in pairwise(places))
 
 
-def test_held_out_losses_take_the_tokens_of_their_step(tmp_path):
+def test_the_held_out_loss_is_the_cross_entropy_not_what_was_minimised(tmp_path):
     run = fake_run.write_fake_run(tmp_path / "run")
-    rows = [{"step": 10, "tokens": 1000, "loss": 2.0}, {"step": 20, "tokens": 2000, "loss": 1.0}]
-    rows += [{"step": 10, "held_out_loss": 3.0}, {"step": 15, "held_out_loss": 2.5}]
+    rows = [{"step": 0, "tokens": 0, "held_out_loss": 4.0, "held_out_cross_entropy": 6.0}]
+    rows += [{"step": 1, "tokens": 100, "loss": 2.0, "cross_entropy": 4.0}]
+    rows += [{"step": 1, "tokens": 100, "held_out_loss": 1.0, "held_out_cross_entropy": 3.0}]
     (run / "4-distill" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert collect(run).curves["distilled"] == Curve(
-        training=[(1000.0, 2.0), (2000.0, 1.0)], held_out=[(1000.0, 3.0), (1500.0, 2.5)]
+        training=[(100.0, 2.0)], held_out=[(0.0, 6.0), (100.0, 3.0)]
     )
+
+
+def test_a_task_without_accuracy_is_shown_by_its_own_metrics(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    scores = {"word_perplexity": 21.5, "exact_match": 0.25, "exact_match_stderr": 0.01, "num_questions": 7}
+    results = run / "5-evaluate" / "results.json"
+    edit(results, lambda content: content["models"]["teacher"].update(tasks={"wiki": scores}))
+    table = re.search(r"<table.*?</table>", write_report(run).read_text(), re.DOTALL).group(0)
+    shown = Elements(table).text
+    assert "Wiki word_perplexity" in shown
+    assert "21.500" in shown
+    assert "25.0± 1.0" in shown
+    assert "num_questions" not in shown
+
+
+def test_a_continuation_that_repeats_its_prompt_is_shown_once(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    sample = {"prompt": "a = ", "teacher": "a = 1\n", "distilled": "  a = 2\n"}
+    edit(run / "5-evaluate" / "results.json", lambda results: results.update(samples=[sample]))
+    assert collect(run).samples[0].continuations == {"teacher": "1\n", "distilled": "  a = 2\n"}
 
 
 def test_quantities_keep_three_figures():
@@ -358,6 +401,16 @@ def test_the_card_claims_no_licence_the_teacher_does_not_state(carded):
     _, front, body = carded()
     assert "license" not in front
     assert "names no licence" in body
+
+
+def test_a_teacher_known_by_name_gives_its_licence_from_its_folder(tmp_path):
+    run, folder = fake_run.write_fake_run(tmp_path / "run"), tmp_path / "bundled"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    edit(run / "manifest.json", lambda manifest: manifest["teacher"].update(path="sapling"))
+    card = write_card(run, run / "4-distill" / "model", teacher_dir=folder).read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["base_model"], front["license"]) == ("sapling", "apache-2.0")
 
 
 @pytest.mark.parametrize("card", ["", "no front matter", "---\n- a list\n---\n", "---\n{broken\n---\n"])

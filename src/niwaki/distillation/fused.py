@@ -268,8 +268,11 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """What a linear layer would compute in: autocast leaves float64 alone."""
     kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return hidden.dtype
 
 
 def _wide_dtype(dtype: torch.dtype) -> torch.dtype:

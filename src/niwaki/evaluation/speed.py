@@ -59,10 +59,10 @@ class _Round:
 def measure_speed(
     models: dict[str, PreTrainedModel],
     *,
-    prompt_tokens: int,
-    new_tokens: int,
-    batch: int,
-    repeats: int,
+    prompt_tokens: int = 128,
+    new_tokens: int = 32,
+    batch: int = 1,
+    repeats: int = 5,
 ) -> dict[str, Speed]:
     """Time prefill (`prompt_tokens` at once) and greedy decoding (`new_tokens` one by one, with a cache).
 
@@ -183,7 +183,6 @@ def _check(
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and prompt_tokens + new_tokens > positions:
             raise EvaluationError(
-                f"model {name!r} has {positions} positions; {prompt_tokens} prompt and {new_tokens} new "
-                "tokens do not fit.",
+                f"{name!r} has {positions} positions; {prompt_tokens} + {new_tokens} tokens do not fit.",
                 "Lower prompt_tokens or new_tokens.",
             )

@@ -34,6 +34,7 @@ Dim = tuple[Block, ...]
 Sizes = Mapping[str, int]
 Keep = Mapping[str, Tensor]
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _TERM = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|[^\s\[\]()|]+")
 
 
@@ -199,10 +200,18 @@ def _indices(kept: Tensor, name: str, expr: str, layer: int | None) -> Tensor:
     return kept[layer]
 
 
+def _index_select(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """`torch.index_select`; through numpy in memory, which is six times as fast along the last dimension."""
+    if tensor.device.type != "cpu" or tensor.requires_grad or tensor.itemsize not in _INTEGERS:
+        return tensor.index_select(dim, indices.to(tensor.device))
+    raw = tensor.view(_INTEGERS[tensor.itemsize]).numpy()
+    return torch.from_numpy(raw.take(indices.cpu().numpy(), axis=dim)).view(tensor.dtype)
+
+
 def _select(tensor: Tensor, names: Block, indices: dict[str, Tensor], expr: str) -> Tensor:
     for position, name in enumerate(names):
         if name in indices and indices[name].ndim == 1:
-            tensor = tensor.index_select(position, indices[name].to(tensor.device))
+            tensor = _index_select(tensor, position, indices[name])
     for position, name in enumerate(names):
         if name in indices and indices[name].ndim == 2:
             parent = PARENTS.get(name)

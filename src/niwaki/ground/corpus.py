@@ -109,7 +109,9 @@ def _tokenise(
         with (partial / "train.bin").open("wb") as train, (partial / "held_out.bin").open("wb") as held:
             files: dict[str, BinaryIO] = {"train": train, "held_out": held}
             for batch in _batches(d for d in documents if d.text.strip()):
-                encoded = tokenizer([d.text for d in batch], add_special_tokens=False)["input_ids"]
+                encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)[
+                    "input_ids"
+                ]
                 for document, ids in zip(batch, encoded, strict=True):
                     side = split_of(document, held_out)
                     np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tofile(files[side])

@@ -46,32 +46,11 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where training ended. `held_out` holds the means of the last evaluation, if there was one."""
+    """Where training ended: `tokens` counts the targets seen, `held_out` holds the last evaluation."""
 
     step: int
     tokens: int
     held_out: dict[str, float]
-
-
-class Objective(nn.Module):
-    """Model and loss in one module, so that DDP and FSDP2 see the loss as the forward pass."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Sum of the loss over the batch's targets, and sums of the metrics."""
-        return self.loss(self.model, batch)
-
-
-def learning_rate_at(step: int, *, peak: float, minimum: float, warmup_steps: int, num_steps: int) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to `minimum` at `num_steps`. Steps count from 0."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    through = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return minimum + (peak - minimum) * (1 + math.cos(math.pi * min(1.0, through))) / 2
 
 
 def resolve_precision(precision: Precision) -> Precision:
@@ -81,6 +60,30 @@ def resolve_precision(precision: Precision) -> Precision:
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+
+
+class Objective(nn.Module):
+    """Model and loss in one module, so that DDP and FSDP2 see the loss as the forward pass."""
+
+    def __init__(self, model: nn.Module, loss: Loss, precision: Precision) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.in_bfloat16 = resolve_precision(precision) == "bfloat16"
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Sum of the loss over the batch's targets, and sums of the metrics."""
+        device = next(iter(batch.values())).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.in_bfloat16):
+            return self.loss(self.model, batch)
+
+
+def learning_rate_at(step: int, num_steps: int, *, peak: float, minimum: float, warmup_steps: int) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to `minimum` at `num_steps`. Steps count from 0."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    through = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return minimum + (peak - minimum) * (1 + math.cos(math.pi * min(1.0, through))) / 2
 
 
 def fit(
@@ -98,7 +101,7 @@ def fit(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
     clip_norm: float = 1.0,
-    precision: Precision = "auto",
+    precision: Precision = "float32",
     seed: int = 0,
     save_every_steps: int = 500,
     keep_snapshots: int = 2,
@@ -126,29 +129,17 @@ def fit(
     Raises:
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
     """
-    accelerator = Accelerator(
-        mixed_precision="bf16" if resolve_precision(precision) == "bfloat16" else "no",
-        log_with=list(trackers) or None,
-        project_dir=str(out),
-    )
-    share = micro_rows * accelerator.num_processes
-    if batch_rows % share:
-        raise TrainingError(
-            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
-            f"micro_rows {micro_rows}.",
-            f"Use a multiple of {share}.",
-        )
-    objective = Objective(model, loss)
+    accelerator = _accelerator(trackers, out, batch_rows, micro_rows)
+    objective = Objective(model, loss, precision)
     optimizer = torch.optim.AdamW(_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=1e-8)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     checkpoints = out / "checkpoints"
-    first_step = 0
+    first_step, num_seen = 0, 0
     if (found := snapshot.newest(checkpoints)) is not None:
-        first_step = snapshot.restore(found, objective, _inner(optimizer))
+        first_step, num_seen = snapshot.restore(found, objective, _inner(optimizer))
     metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
     if trackers:
         accelerator.init_trackers("niwaki")
-    targets_of_row = int(rows.take(0, 1)["mask"].sum())
     results: dict[str, float] = metrics.last_held_out
 
     def evaluate(step: int) -> None:
@@ -158,7 +149,7 @@ def fit(
             record(step, {f"held_out_{k}": v for k, v in results.items()})
 
     def record(step: int, values: dict[str, float]) -> None:
-        metrics.write({"step": step, "tokens": step * batch_rows * targets_of_row, **values})
+        metrics.write({"step": step, "tokens": num_seen, **values})
         if trackers:
             accelerator.log(values, step=step)
 
@@ -169,47 +160,42 @@ def fit(
         for step in range(first_step, num_steps):
             began = time.perf_counter()
             rate = learning_rate_at(
-                step,
-                peak=learning_rate,
-                minimum=min_learning_rate,
-                warmup_steps=warmup_steps,
-                num_steps=num_steps,
+                step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
-            norm = float(accelerator.clip_grad_norm_(objective.parameters(), clip_norm))
-            if not math.isfinite(means["loss"]) or not math.isfinite(norm):
-                raise TrainingError(
-                    f"{label}: step {step}: loss {means['loss']}, gradient norm {norm}.",
-                    f"The snapshots in {checkpoints} are from before it: lower `learning_rate` "
-                    f"(now {rate:.3g}), or look for damaged rows.",
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            where = f"{label}: step {step}: loss {means['loss']}"
+            norm = _update(objective, optimizer, rate, clip_norm, accelerator, where=where)
+            num_seen += num_targets
             speed = num_targets / (time.perf_counter() - began)
             done = step + 1
             record(done, {**means, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(speed, 1)})
             bar.advance(f"loss {means['loss']:.4f}, {speed:,.0f} tokens/s")
-            if evaluate_every_steps and done % evaluate_every_steps == 0 and done < num_steps:
+            last = done == num_steps
+            if last or (evaluate_every_steps and done % evaluate_every_steps == 0):
                 evaluate(done)
-            if done % save_every_steps == 0 or done == num_steps:
-                if done == num_steps:
-                    evaluate(done)
+            if last or done % save_every_steps == 0:
                 metrics.flush()
                 snapshot.save(
-                    checkpoints,
-                    done,
-                    objective,
-                    _inner(optimizer),
-                    keep=keep_snapshots,
-                    is_main=accelerator.is_main_process,
+                    checkpoints, (done, num_seen), objective, _inner(optimizer), keep=keep_snapshots
                 )
                 accelerator.wait_for_everyone()
     if trackers:
         accelerator.end_training()
     objective.eval()
-    return FitResult(num_steps, num_steps * batch_rows * targets_of_row, results)
+    return FitResult(num_steps, num_seen, results)
+
+
+def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int) -> Accelerator:
+    # Autocast is the objective's: accelerate's own setting is one for the whole process.
+    accelerator = Accelerator(mixed_precision="no", log_with=list(trackers) or None, project_dir=str(out))
+    share = micro_rows * accelerator.num_processes
+    if batch_rows % share:
+        raise TrainingError(
+            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
+            f"micro_rows {micro_rows}.",
+            f"Use a multiple of {share}.",
+        )
+    return accelerator
 
 
 def _accumulate(
@@ -265,6 +251,31 @@ def _evaluate(
     objective.train()
     num_targets = int(_sum(torch.tensor([targets]), accelerator)[0])
     return _means(sums, num_targets, accelerator)
+
+
+def _update(
+    objective: nn.Module,
+    optimizer: Any,
+    rate: float,
+    clip_norm: float,
+    accelerator: Accelerator,
+    *,
+    where: str,
+) -> float:
+    """One clipped optimiser step; the norm of the gradient before clipping."""
+    norm = float(accelerator.clip_grad_norm_(objective.parameters(), clip_norm))
+    # A loss that is not finite has no finite gradient.
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"{where}, gradient norm {norm}.",
+            f"The snapshots are from before it: lower `learning_rate` (now {rate:.3g}), or look for damaged "
+            "rows.",
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def _means(sums: Mapping[str, Tensor], num_targets: int, accelerator: Accelerator) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from niwaki.errors import CheckpointError
@@ -83,11 +83,11 @@ def verify_saved(
     path = Path(path)
     checkpoint = Checkpoint(path)
     if 2 * checkpoint.num_bytes > memory_limit_bytes():
-        _load(path, device_map="meta")
+        _load_shapes(checkpoint)
         return SaveCheck("shapes")
     with torch.random.fork_rng():
         options = {} if model is None else {"attn_implementation": model.config._attn_implementation}
-        reloaded = _load(path, dtype="auto", **options)
+        reloaded = _load(path, AutoModelForCausalLM, path, dtype="auto", **options)
         ids = _prompt(checkpoint.config.vocab_size) if prompt_ids is None else prompt_ids
         difference = None
         logits = _logits(reloaded, ids, path)
@@ -98,23 +98,38 @@ def verify_saved(
 
 
 def memory_limit_bytes() -> int:
-    """How much memory this process is allowed: the machine's, or a lower limit of its container or shell."""
+    """How much memory this process may use: the machine's, or what its container or shell leaves it."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+    for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
         soft, _ = resource.getrlimit(kind)
         if soft != resource.RLIM_INFINITY:
-            limits.append(soft)
-    cgroup = Path("/sys/fs/cgroup/memory.max")
-    if cgroup.is_file() and (text := cgroup.read_text().strip()).isdigit():
-        limits.append(int(text))
+            used_pages = int(Path("/proc/self/statm").read_text().split()[column])
+            limits.append(soft - used_pages * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup version 2 and 1
+        path = Path("/sys/fs/cgroup") / name
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            limits.append(int(text))
     return min(limits)
 
 
-def _load(path: Path, **options: Any) -> PreTrainedModel:
+def _load_shapes(checkpoint: Checkpoint) -> None:
+    """Have stock `transformers` load names and shapes, converted as it does (experts), without a value."""
+    specs = {name: checkpoint.spec(name) for name in checkpoint.names()}
+    on_meta = {name: torch.empty(s.shape, dtype=s.dtype, device="meta") for name, s in specs.items()}
+    config = checkpoint.config
+    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    _load(checkpoint.path, stock, None, config=config, state_dict=on_meta, device_map="meta")
+
+
+def _load(path: Path, stock: Any, weights: Path | None, **options: Any) -> PreTrainedModel:
     try:
         with _no_progress_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            model, info = stock.from_pretrained(
+                weights,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
             )
     except Exception as error:
         raise CheckpointError(

@@ -38,17 +38,20 @@ def newest(folder: Path) -> Path | None:
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, *, keep: int, is_main: bool
+    folder: Path, progress: tuple[int, int], model: nn.Module, optimizer: Optimizer, *, keep: int
 ) -> None:
     """Write `folder/step-N`, then drop all but the newest `keep`. Collective: every process calls it.
+
+    `progress` is the step and the number of targets seen.
 
     Raises:
         TrainingError: the disk refused; the older snapshots are untouched.
     """
     weights = _own_tensors(dict(get_model_state_dict(model, options=_SAVE)))
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
-    if not is_main:
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return
+    step, tokens = progress
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -62,7 +65,7 @@ def save(
         save_file(weights, partial / "model.safetensors")
         save_file(tensors, partial / "optimizer.safetensors")
         (partial / "state.json").write_text(
-            json.dumps({"step": step, "param_groups": moments["param_groups"]})
+            json.dumps({"step": step, "tokens": tokens, "param_groups": moments["param_groups"]})
         )
         for file in partial.iterdir():
             _flush(file)
@@ -80,8 +83,8 @@ def save(
         shutil.rmtree(snapshot)
 
 
-def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> int:
-    """Load a snapshot into a model and its optimiser, in place; returns its step.
+def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, int]:
+    """Load a snapshot into a model and its optimiser, in place; returns its step and targets seen.
 
     Raises:
         TrainingError: the snapshot is of another model.
@@ -92,7 +95,7 @@ def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> int:
     for key, tensor in load_file(snapshot / "optimizer.safetensors").items():
         name, slot = key.rsplit(":", 1)
         moments.setdefault(name, {})[slot] = tensor
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    distributed = torch.distributed.is_initialized()
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed, strict=False)
     problems = set_model_state_dict(model, weights, options=options)
     if problems.unexpected_keys:
@@ -102,7 +105,7 @@ def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> int:
         )
     optimizer_state: dict[str, Any] = {"state": moments, "param_groups": state["param_groups"]}
     set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
-    return int(state["step"])
+    return int(state["step"]), int(state["tokens"])
 
 
 def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -16,13 +16,12 @@ from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.evaluation.samples import sample_text
 from niwaki.evaluation.speed import measure_speed
-from niwaki.ground.model import SAPLING, count_parameters
+from niwaki.ground.model import count_parameters
 from niwaki.ground.progress import progress
 from niwaki.ground.run import write_atomically
 from niwaki.ground.saved import save_model
-from niwaki.pipelines.inputs import Inputs, device
+from niwaki.pipelines.inputs import Inputs, device, task_folder
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.sapling import TASK_FOLDER
 
 _BATCH_ROWS = 8
 _SAMPLE_TOKENS = 64
@@ -87,10 +86,7 @@ def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> di
     tasks = recipe.evaluate.tasks
     if not tasks:
         return {}
-    folder = recipe.evaluate.include_path
-    found = run_tasks(
-        model, inputs.tokenizer, tasks, include_path=Path(folder) if folder else _bundled_tasks(recipe)
-    )
+    found = run_tasks(model, inputs.tokenizer, tasks, include_path=task_folder(recipe))
     return {
         name: {
             **result.metrics,
@@ -101,10 +97,6 @@ def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> di
         }
         for name, result in found.items()
     }
-
-
-def _bundled_tasks(recipe: CompressRecipe) -> Path | None:
-    return TASK_FOLDER if recipe.teacher == SAPLING else None
 
 
 def _train_random(recipe: CompressRecipe, inputs: Inputs, like: Path, folder: Path) -> Path:
@@ -118,8 +110,6 @@ def _train_random(recipe: CompressRecipe, inputs: Inputs, like: Path, folder: Pa
         inputs.load(inputs.teacher_folder),
         inputs.train,
         out=folder,
-        held_out=inputs.held_out,
-        held_out_rows=inputs.num_held_out_rows,
         **inputs.training(recipe.num_steps),
         label="from random",
     )

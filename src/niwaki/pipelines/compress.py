@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.distillation.train import check_same_tokenizer, distill
+from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.inputs import Inputs
-from niwaki.pipelines.open_run import begin, require
+from niwaki.pipelines.open_run import MANIFEST, begin, require
 from niwaki.pipelines.plan import plan
 from niwaki.pipelines.results_table import show
 from niwaki.pipelines.trials import rank
@@ -108,8 +109,6 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
             inputs.load(inputs.teacher_folder),
             inputs.train,
             out=folder,
-            held_out=inputs.held_out,
-            held_out_rows=inputs.num_held_out_rows,
             **inputs.training(recipe.num_steps),
             label="distil",
         )
@@ -137,8 +136,10 @@ def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
 
 def report_stage(out: Path) -> None:
     """One page about the run, and the model card of the student."""
-    if (out / DISTILL / "model").exists():
-        write_card(out, out / DISTILL / "model")
+    student = out / DISTILL / "model"
+    if (student / "config.json").exists():
+        teacher = json.loads((out / MANIFEST).read_text())["teacher"]["path"]
+        write_card(out, student, teacher_dir=local_folder(teacher))
     write_report(out)
 
 

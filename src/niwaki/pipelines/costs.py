@@ -91,22 +91,7 @@ def stage_costs(
     snapshots = NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
-    if work.trial_tokens:
-        trials = StageCost(
-            "choose",
-            flops=work.num_candidates * work.trial_tokens * taught,
-            memory_bytes=training_bytes,
-            read_bytes=teacher_bytes,
-            written_bytes=work.num_candidates * student_bytes + snapshots,
-        )
-    else:
-        trials = StageCost(
-            "choose",
-            flops=work.num_candidates * work.evaluate_tokens * student.forward_flops(length),
-            memory_bytes=teacher_bytes + student_bytes,
-            read_bytes=teacher_bytes,
-            written_bytes=work.num_candidates * student_bytes,
-        )
+    measured = work.evaluate_tokens * student.forward_flops(length)
     return (
         StageCost(
             "score",
@@ -115,7 +100,14 @@ def stage_costs(
             memory_bytes=teacher_bytes + calibration // teacher.sizes["layer"],
             read_bytes=teacher_bytes,
         ),
-        trials,
+        # One candidate is on disk at a time.
+        StageCost(
+            "choose",
+            flops=work.num_candidates * (measured + work.trial_tokens * taught),
+            memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
+            read_bytes=work.num_candidates * teacher_bytes,
+            written_bytes=student_bytes + (snapshots if work.trial_tokens else 0),
+        ),
         StageCost("trim", read_bytes=teacher_bytes, written_bytes=student_bytes),
         StageCost(
             "distill",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 import niwaki
 from niwaki.errors import RunError
@@ -38,17 +39,23 @@ def begin(
         RunError: `out` holds something that is no run, or stages that were made with other inputs. Nothing
             is written then.
     """
-    if out.is_dir() and any(out.iterdir()) and not any((out / n).exists() for n in (RECIPE, MANIFEST)):
-        raise RunError(
-            f"out {str(out)!r} already holds files, and they are not a run.",
-            "Give a new folder, or the folder of the run that is to go on.",
-        )
+    logging.disable_progress_bar()  # stages show their own
+    check_is_run(out)
     for name, inputs in stages.items():
         check_inputs(out, name, inputs)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / RECIPE, dump(recipe))
     if not (out / MANIFEST).exists():
         write_atomically(out / MANIFEST, json.dumps(_manifest(recipe, facts), indent=1))
+
+
+def check_is_run(out: Path) -> None:
+    """Raise RunError when `out` holds files and no run."""
+    if out.is_dir() and any(out.iterdir()) and not any((out / n).exists() for n in (RECIPE, MANIFEST)):
+        raise RunError(
+            f"out {str(out)!r} already holds files, and they are not a run.",
+            "Give a new folder, or the folder of the run that is to go on.",
+        )
 
 
 def require(out: Path, name: str) -> None:

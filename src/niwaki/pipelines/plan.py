@@ -180,7 +180,7 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         calibration_batch_rows=recipe.score.batch_rows,
         micro_rows=recipe.distill.micro_rows,
         distill_tokens=recipe.distill.tokens,
-        trial_tokens=recipe.trial_tokens if recipe.choose.rank == "distill" and num_candidates > 1 else 0,
+        trial_tokens=recipe.trial_tokens if recipe.choose.rank == "distill" else 0,
         num_candidates=num_candidates,
         evaluate_tokens=recipe.evaluate.num_tokens,
         has_baseline=recipe.evaluate.baseline == "random",

@@ -15,9 +15,9 @@ from transformers import PreTrainedConfig
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
+from niwaki.pipelines.inputs import task_folder
+from niwaki.pipelines.open_run import check_is_run
 from niwaki.recipe.compress import CompressRecipe
-
-RUN_MARKS = ("recipe.yaml", "manifest.json")
 
 
 def preflight(
@@ -36,11 +36,10 @@ def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
     if out.exists() and not out.is_dir():
         yield RunError(f"out {str(out)!r} is a file.", "Give a new folder.")
         return
-    if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in RUN_MARKS):
-        yield RunError(
-            f"out {str(out)!r} already holds files, and they are not a run.",
-            "Give a new folder, or the folder of the run that is to go on.",
-        )
+    try:
+        check_is_run(out)
+    except RunError as error:
+        yield error
     held_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     free_bytes = shutil.disk_usage(_existing(out)).free
     if written_bytes - held_bytes > free_bytes:
@@ -109,10 +108,6 @@ def _tasks(recipe: CompressRecipe) -> Iterator[NiwakiError]:
         from niwaki.evaluation.harness import find_tasks
 
         try:
-            find_tasks(recipe.evaluate.tasks, include_path=_folder(recipe.evaluate.include_path))
+            find_tasks(recipe.evaluate.tasks, include_path=task_folder(recipe))
         except NiwakiError as error:
             yield error
-
-
-def _folder(path: str | None) -> Path | None:
-    return None if path is None else Path(path)

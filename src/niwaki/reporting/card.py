@@ -19,10 +19,11 @@ LICENCE_FIELDS = ("license", "license_name", "license_link")
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 
 
-def write_card(run_dir: str | Path, model_dir: str | Path) -> Path:
+def write_card(run_dir: str | Path, model_dir: str | Path, *, teacher_dir: str | Path | None = None) -> Path:
     """Write `README.md` into the student's folder and return its path.
 
-    A licence that the teacher's folder carries, in its card or as a file, is carried over.
+    A licence that the teacher's folder carries, in its card or as a file, is carried over. That folder is
+    `teacher_dir`, by default the teacher that the manifest names if it names a folder.
 
     Raises:
         RunError: `run_dir` is not a run directory, a file of it is damaged, or `model_dir` holds no model.
@@ -33,9 +34,9 @@ def write_card(run_dir: str | Path, model_dir: str | Path) -> Path:
             f"{model} holds no model: expected config.json in it.",
             "Give the folder of the saved student, such as runs/demo/4-distill/model.",
         )
-    teacher = Path(run.teacher_path) if run.teacher_path else None
+    teacher = Path(teacher_dir or run.teacher_path or model)
     licence: dict[str, str] = {}
-    if teacher is not None and teacher.is_dir():
+    if teacher.is_dir() and teacher != model:
         licence = _licence(teacher)
         _copy_licence_files(teacher, model)
     out = model / "README.md"

@@ -32,14 +32,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Result:
-    """What the evaluation measured of one model; `None` where it measured nothing."""
+    """What the evaluation measured of one model; `None` where it measured nothing.
+
+    `tasks` maps a task to its metrics, and each of those to (value, standard error or `None`).
+    """
 
     num_parameters: int | None
     held_out_loss: Interval | None
     bits_per_byte: float | None
     perplexity: float | None
     kl_to_teacher: Interval | None
-    accuracy: dict[str, tuple[float, float | None]]
+    tasks: dict[str, dict[str, tuple[float, float | None]]]
     prefill_tokens_per_s: float | None
     decode_tokens_per_s: float | None
     weights_bytes: int | None
@@ -257,16 +260,22 @@ def _result(raw: dict[str, Any]) -> Result:
         bits_per_byte=_finite(raw.get("bits_per_byte")),
         perplexity=_finite(raw.get("perplexity")),
         kl_to_teacher=_interval(raw.get("kl_to_teacher")),
-        accuracy={
-            task: (float(score["acc"]), _finite(score.get("acc_stderr")))
-            for task, score in (raw.get("tasks") or {}).items()
-        },
+        tasks={task: _metrics(scores) for task, scores in (raw.get("tasks") or {}).items()},
         prefill_tokens_per_s=_finite(speed.get("prefill_tokens_per_s")),
         decode_tokens_per_s=_finite(speed.get("decode_tokens_per_s")),
         weights_bytes=speed.get("weights_bytes"),
         kv_bytes_per_token=_finite(speed.get("kv_bytes_per_token")),
         disk_bytes=raw.get("disk_bytes"),
     )
+
+
+def _metrics(scores: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    names = [
+        name
+        for name, value in scores.items()
+        if isinstance(value, int | float) and name != "num_questions" and not name.endswith("_stderr")
+    ]
+    return {name: (scores[name], _finite(scores.get(f"{name}_stderr"))) for name in names}
 
 
 def _interval(raw: Mapping[str, float] | None) -> Interval | None:
@@ -284,20 +293,16 @@ def _finite_points(points: list[Any]) -> list[tuple[float, float]]:
 
 
 def _curve(path: Path) -> Curve | None:
-    """Read metrics.jsonl; the held-out lines carry no token count and take that of their step."""
+    """Read metrics.jsonl. The held-out loss is the cross-entropy on the text, whatever the run minimised."""
     if not path.exists():
         return None
     rows = _metric_rows(path)
-    tokens_at = {row["step"]: row["tokens"] for row in rows if "tokens" in row}
-    last = max(tokens_at, default=0)
-    tokens_per_step = tokens_at[last] / last if last else 0.0
-    training = [(row["tokens"], row.get("loss")) for row in rows if "tokens" in row and "loss" in row]
-    held_out = [
-        (tokens_at.get(row["step"], row["step"] * tokens_per_step), row["held_out_loss"])
-        for row in rows
-        if "held_out_loss" in row
-    ]
-    return Curve(training=_finite_points(training), held_out=_finite_points(held_out))
+
+    def points(*names: str) -> list[tuple[float, float]]:
+        found = [(row["tokens"], next((row[name] for name in names if name in row), None)) for row in rows]
+        return _finite_points(found)
+
+    return Curve(training=points("loss"), held_out=points("held_out_cross_entropy", "held_out_loss"))
 
 
 def _metric_rows(path: Path) -> list[dict[str, Any]]:

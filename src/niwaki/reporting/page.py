@@ -157,9 +157,9 @@ def _catch_up_words(run: Collected) -> str | None:
         return None
     ours, theirs, loss = caught
     return (
-        f"From random weights the same shape needed {words.quantity(theirs)} tokens to reach a held-out loss "
-        f"of {loss:.2f}; distilled from the trimmed teacher it was there within {words.quantity(ours)}, "
-        f"{words.times(theirs / ours)} fewer."
+        f"Started from random weights, the same shape needed {words.quantity(theirs)} tokens of the same "
+        f"teaching to reach a held-out loss of {loss:.2f}; started from the trimmed teacher it took at most "
+        f"{words.quantity(ours)}, {words.times(theirs / ours)} fewer."
     )
 
 

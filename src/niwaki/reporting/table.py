@@ -14,6 +14,12 @@ TITLES = {
     "distilled": "Distilled",
     "random": "Random weights",
 }
+# lm-eval's metrics that are shares of the questions
+SHARES = {
+    "acc": "accuracy",
+    "acc_norm": "accuracy, by length",
+    "exact_match": "exact match",
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,7 @@ def comparison(results: dict[str, Result]) -> Table:
         row("Bits per byte", "", lambda m: _plain(m.bits_per_byte, loss)),
         row("Perplexity", "", lambda m: _plain(m.perplexity, significant)),
         row("KL to teacher", "nats per token", lambda m: _interval_cell(m.kl_to_teacher)),
-        *(
-            row(f"{_task_title(task)} accuracy", "%, ± standard error", _accuracy(task))
-            for task in _tasks(models)
-        ),
+        *(row(*_task_words(task, metric), _score(task, metric)) for task, metric in _scores(models)),
         row("Prefill", "tokens per second", against_teacher(lambda m: m.prefill_tokens_per_s, significant)),
         row("Decode", "tokens per second", against_teacher(lambda m: m.decode_tokens_per_s, significant)),
         row("Weights in memory", "", against_teacher(lambda m: m.weights_bytes, megabytes)),
@@ -98,20 +101,25 @@ def _plain(value: float | None, text: Callable[[float], str]) -> Cell | None:
     return None if value is None else Cell(text(value))
 
 
-def _accuracy(task: str) -> Callable[[Result], Cell | None]:
+def _score(task: str, metric: str) -> Callable[[Result], Cell | None]:
+    scale, decimals = (100, 1) if metric in SHARES else (1, 3)
+
     def cell(model: Result) -> Cell | None:
-        if task not in model.accuracy:
+        if metric not in model.tasks.get(task, {}):
             return None
-        accuracy, stderr = model.accuracy[task]
-        return Cell(f"{100 * accuracy:.1f}", "" if stderr is None else f"± {100 * stderr:.1f}")
+        value, stderr = model.tasks[task][metric]
+        remark = "" if stderr is None else f"± {scale * stderr:.{decimals}f}"
+        return Cell(f"{scale * value:.{decimals}f}", remark)
 
     return cell
 
 
-def _tasks(models: list[Result]) -> list[str]:
-    return list(dict.fromkeys(task for model in models for task in model.accuracy))
+def _scores(models: list[Result]) -> list[tuple[str, str]]:
+    found = [(task, metric) for model in models for task, scores in model.tasks.items() for metric in scores]
+    return list(dict.fromkeys(found))
 
 
-def _task_title(task: str) -> str:
+def _task_words(task: str, metric: str) -> tuple[str, str]:
     title = task.replace("_", "-")
-    return title[:1].upper() + title[1:]
+    unit = "%, ± standard error" if metric in SHARES else "± standard error"
+    return f"{title[:1].upper()}{title[1:]} {SHARES.get(metric, metric)}", unit

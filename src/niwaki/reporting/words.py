@@ -110,7 +110,8 @@ def catch_up(run: Collected) -> tuple[float, float, float] | None:
         that loss, so the ratio of the two is an underestimate.
     """
     student, baseline = run.curves.get("distilled"), run.curves.get("random")
-    if student is None or baseline is None or not baseline.held_out:
+    finished = "random" in run.results
+    if student is None or baseline is None or not baseline.held_out or not finished:
         return None
     baseline_tokens, final_loss = max(baseline.held_out)
     reached = [tokens for tokens, value in student.held_out if tokens > 0 and value <= final_loss]

@@ -2,3 +2,7 @@
 
 The folder is a task folder of lm-eval: `lm_eval --include_path` finds `next_line.yaml` in it.
 """
+
+from pathlib import Path
+
+TASK_FOLDER = Path(__file__).parent

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-TASK_FOLDER = Path(__file__).parent
-QUESTIONS = TASK_FOLDER / "questions.jsonl"
+QUESTIONS = Path(__file__).with_name("questions.jsonl")
 
 
 def load_questions(**_metadata: object) -> DatasetDict:

@@ -1,0 +1,173 @@
+"""The command line: verbs reach their stages, mistakes are two lines and exit code 2."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from niwaki import __version__
+from niwaki.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
+from niwaki.errors import BudgetError, NiwakiError
+from niwaki.recipe.compress import CompressRecipe, starter
+from niwaki.recipe.load import load
+from niwaki.recipe.write import dump
+
+STAGES = ("score", "choose", "trim", "distill", "evaluate")
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """A compress pipeline that notes what it is asked to do, and may fail with `.failure`."""
+    fake = types.SimpleNamespace(calls=[], failure=None)
+
+    def noting(name):
+        def stage(*arguments, **named):
+            fake.calls.append((name, *arguments, *named.values()))
+            if fake.failure is not None:
+                raise fake.failure
+
+        return stage
+
+    module = types.ModuleType("niwaki.pipelines.compress")
+    for name in ("run", "report_stage", *(f"{stage}_stage" for stage in STAGES)):
+        setattr(module, name, noting(name))
+    monkeypatch.setitem(sys.modules, "niwaki.pipelines.compress", module)
+    monkeypatch.setattr("niwaki.pipelines.compress", module, raising=False)
+    return fake
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NIWAKI_TRACEBACK", raising=False)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump(starter()))
+    return path
+
+
+def test_version(call):
+    assert call("--version").output == f"niwaki {__version__}\n"
+
+
+def test_new_writes_a_recipe_that_reads_back_and_never_overwrites(call, tmp_path):
+    assert call("new", "compress").exit_code == 0
+    assert load(tmp_path / "compress.yaml", CompressRecipe) == starter()
+    (tmp_path / "compress.yaml").write_text("mine")
+    again = call("new", "compress")
+    assert again.exit_code == EXIT_USER_ERROR
+    assert "already there" in again.stderr
+    assert (tmp_path / "compress.yaml").read_text() == "mine"
+    assert call("new", "compress", "other.yaml").exit_code == 0
+    assert call("new", "compress", "no/such/folder.yaml").exit_code == EXIT_USER_ERROR
+    assert "Kinds: compress" in call("new", "compres").stderr
+
+
+@pytest.mark.parametrize(
+    "verb, function", [("run", "run"), ("eval", "evaluate_stage"), *((s, f"{s}_stage") for s in STAGES[:4])]
+)
+def test_a_verb_reaches_its_stage(call, pipeline, recipe, verb, function):
+    assert call(verb, recipe).exit_code == 0
+    assert call(verb, recipe, "--out", "elsewhere").exit_code == 0
+    assert pipeline.calls == [
+        (function, starter(), Path("runs/mine")),
+        (function, starter(), Path("elsewhere")),
+    ]
+
+
+def test_a_run_directory_stands_for_its_recipe(call, pipeline, recipe, tmp_path):
+    run = tmp_path / "runs" / "demo"
+    run.mkdir(parents=True)
+    recipe.rename(run / "recipe.yaml")
+    assert call("distill", "runs/demo").exit_code == 0
+    assert call("report", "runs/demo").exit_code == 0
+    assert pipeline.calls == [
+        ("distill_stage", starter(), Path("runs/demo")),
+        ("report_stage", Path("runs/demo")),
+    ]
+
+
+def test_the_recipe_may_name_its_run_directory(call, pipeline, recipe):
+    recipe.write_text(dump(starter().model_copy(update={"out": "kept/here"})))
+    call("score", recipe)
+    assert pipeline.calls[0][2] == Path("kept/here")
+
+
+def test_mistakes_are_a_message_and_a_remedy(call, pipeline, recipe):
+    pipeline.failure = BudgetError("No shape has 10 parameters.", "Ask for 50%.")
+    result = call("run", recipe)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert result.stderr == "No shape has 10 parameters.\nAsk for 50%.\n"
+    assert result.stdout == ""
+
+
+def test_a_traceback_on_request(call, pipeline, recipe, monkeypatch):
+    pipeline.failure = BudgetError("No.", "Yes.")
+    monkeypatch.setenv("NIWAKI_TRACEBACK", "1")
+    assert isinstance(call("run", recipe).exception, NiwakiError)
+
+
+def test_faults_of_niwaki_keep_their_traceback(call, pipeline, recipe):
+    pipeline.failure = ZeroDivisionError()
+    result = call("run", recipe)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_ctrl_c_says_how_to_go_on(call, pipeline, recipe, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["niwaki", "run", "my recipe.yaml"])
+    pipeline.failure = KeyboardInterrupt()
+    result = call("run", recipe)
+    assert result.exit_code == EXIT_INTERRUPTED
+    assert result.stderr.endswith("niwaki run 'my recipe.yaml'\n")
+
+
+def test_a_broken_recipe_stops_every_verb(call, pipeline, recipe):
+    recipe.write_text(recipe.read_text().replace("learning_rate", "lerning_rate"))
+    for verb in ("run", "check", "score", "choose", "trim", "distill", "eval"):
+        result = call(verb, recipe)
+        assert result.exit_code == EXIT_USER_ERROR
+        assert "Did you mean 'learning_rate'?" in result.stderr
+    assert pipeline.calls == []
+
+
+def test_eval_tells_models_from_runs(call, pipeline, recipe, tmp_path, monkeypatch):
+    asked = []
+    measuring = types.ModuleType("niwaki.pipelines.measure")
+    measuring.measure = lambda folder, **named: asked.append((folder, named))
+    monkeypatch.setitem(sys.modules, "niwaki.pipelines.measure", measuring)
+    assert "--data" in call("eval", recipe, "--data", "text").stderr
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert "nothing to measure" in call("eval", "model").stderr
+    assert call("eval", "model", "--data", "text", "--tasks", "a, b").exit_code == 0
+    assert asked == [
+        (Path("model"), {"data": "text", "tasks": ("a", "b"), "include_path": None, "out": None})
+    ]
+
+
+def test_check_prints_the_plan_and_fails_when_there_are_problems(call, recipe, tmp_path):
+    recipe.write_text(dump(starter().model_copy(update={"teacher": str(tmp_path / "nowhere")})))
+    result = call("check", recipe, "--gflops", 1)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "does not exist" in result.stderr
+
+
+def test_compress_makes_the_recipe(call, pipeline, monkeypatch):
+    quick = types.ModuleType("niwaki.pipelines.quick")
+    quick.recipe_for = lambda model, **named: (model, named)
+    monkeypatch.setitem(sys.modules, "niwaki.pipelines.quick", quick)
+    words = {"to": "50%", "tokens": "1M", "data": "stdlib"}
+    flags = [part for name, value in words.items() for part in (f"--{name}", value)]
+    assert call("compress", "models/big", *flags).exit_code == 0
+    assert call("compress", "models/big", *flags, "--out", "here").exit_code == 0
+    assert pipeline.calls == [
+        ("run", ("models/big", words), Path("runs/big-50pct")),
+        ("run", ("models/big", words), Path("here")),
+    ]
