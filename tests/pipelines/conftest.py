@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import torch
 import yaml
 from transformers import PreTrainedTokenizerFast
 
+from niwaki.distillation.train import next_token_loss
+from niwaki.ground.corpus import prepare
+from niwaki.ground.loop import fit
+from niwaki.ground.stream import Rows
 from niwaki.pipelines import compress
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load
@@ -17,10 +22,25 @@ from niwaki.recipe.load import load
 from ..conftest import make_tiny_model, write_texts
 
 
+@pytest.fixture(scope="session")
+def trained(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama after it has learned the texts, saved in bfloat16 with its tokenizer and a licence."""
+    folder = tmp_path_factory.mktemp("trained")
+    corpus = prepare(str(write_texts(folder / "texts")), tokenizer, held_out=0.3)
+    model = make_tiny_model()
+    rows = Rows(corpus.train.ids, sequence_length=16, seed=0)
+    settings = {"num_steps": 80, "batch_rows": 8, "micro_rows": 8, "learning_rate": 1e-2}
+    fit(model, rows, next_token_loss, out=folder / "fit", **settings)
+    model.to(torch.bfloat16).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "model" / "LICENSE").write_text("Teacher's licence.")
+    return folder / "model"
+
+
 @pytest.fixture
-def recipe_file(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+def recipe_file(trained: Path, tmp_path: Path) -> Path:
     """A recipe of its own, beside a `teacher` and `texts` of its own."""
-    return write_recipe(tmp_path, tokenizer)
+    return write_recipe(tmp_path, trained)
 
 
 @pytest.fixture
@@ -31,24 +51,18 @@ def teacher(recipe_file: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(
-    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], CompressRecipe]:
     """A finished run, what `run` returned, and its recipe. Tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")
-    recipe = load(write_recipe(folder, tokenizer), CompressRecipe)
+    recipe = load(write_recipe(folder, trained), CompressRecipe)
     return folder / "run", compress.run(recipe, out=folder / "run"), recipe
 
 
-def write_recipe(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def write_recipe(folder: Path, trained: Path) -> Path:
     """The whole line in a few steps, with two candidates or more and a trial of each."""
-    teacher, texts = folder / "teacher", write_texts(folder / "texts")
-    model = make_tiny_model()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(6.0 if parameter.ndim == 2 else 1.0)  # sure of itself, so that there is much to learn
-    model.to(torch.bfloat16).save_pretrained(teacher)
-    tokenizer.save_pretrained(teacher)
-    (teacher / "LICENSE").write_text("Teacher's licence.")
+    texts = write_texts(folder / "texts")
+    teacher = shutil.copytree(trained, folder / "teacher")
     recipe = {
         "kind": "compress",
         "teacher": str(teacher),
@@ -58,14 +72,14 @@ def write_recipe(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
             "to": "60%",
             "tolerance": "20%",
             "grid": {"hidden": [16, 24], "ffn": [24, 32]},
-            "trial_tokens": 64,
+            "trial_tokens": 512,
         },
         "distill": {
-            "tokens": 1024,
+            "tokens": 2048,
             "batch_tokens": 64,
             "micro_rows": 2,
-            "learning_rate": 1e-2,
-            "min_learning_rate": 1e-3,
+            "learning_rate": 3e-3,
+            "min_learning_rate": 3e-4,
             "precision": "float32",
             "save_every_steps": 3,
         },
