@@ -103,6 +103,18 @@ def take(tensor: Tensor, expr: str, sizes: Sizes, keep: Keep, layer: int | None 
     return _join(pieces, [len(dim) for dim in dims])
 
 
+def kept_per_dim(expr: str, sizes: Sizes, keep: Keep, layer: int | None = None) -> tuple[Tensor, ...]:
+    """List, for each dimension of a tensor, the indices that `take` keeps of it; the arguments are the same.
+
+    Raises:
+        FamilyError: `keep` cannot be applied, or keeps other indices of one dimension for every index of
+            another (`effn` in a tensor "expert effn hidden").
+    """
+    terms = _TERM.findall(expr)
+    positions = [torch.arange(size) for size in shape(expr, sizes)]
+    return tuple(take(whole, term, sizes, keep, layer) for whole, term in zip(positions, terms, strict=True))
+
+
 def _parse_block(block: str, expr: str) -> Block:
     if block.startswith("("):
         if not block.endswith(")") or block.count("(") != 1:
@@ -200,7 +212,7 @@ def _indices(kept: Tensor, name: str, expr: str, layer: int | None) -> Tensor:
     return kept[layer]
 
 
-def _index_select(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+def index_select(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
     """`torch.index_select`; through numpy in memory, which is six times as fast along the last dimension."""
     if tensor.device.type != "cpu" or tensor.requires_grad or tensor.itemsize not in _INTEGERS:
         return tensor.index_select(dim, indices.to(tensor.device))
@@ -211,7 +223,7 @@ def _index_select(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
 def _select(tensor: Tensor, names: Block, indices: dict[str, Tensor], expr: str) -> Tensor:
     for position, name in enumerate(names):
         if name in indices and indices[name].ndim == 1:
-            tensor = _index_select(tensor, position, indices[name])
+            tensor = index_select(tensor, position, indices[name])
     for position, name in enumerate(names):
         if name in indices and indices[name].ndim == 2:
             parent = PARENTS.get(name)

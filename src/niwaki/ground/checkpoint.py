@@ -1,7 +1,8 @@
 """A Hugging Face model folder, one tensor at a time: a reader and a writer.
 
 `Checkpoint` reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists; `Writer`
-writes the same. Neither holds more than the one tensor that the caller asks for or hands over.
+writes the same. Neither holds more than the tensor, or the rows of it, that the caller asks for or
+hands over.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +32,8 @@ _CARRIED = (
 )  # fmt: skip
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SAMPLES, _SAMPLE_BYTES = 8, 4096
+# Fits the cache of a processor core and is below the size from which malloc maps fresh pages every time.
+_BLOCK_BYTES = 2 << 20
 
 
 class Checkpoint:
@@ -91,13 +95,39 @@ class Checkpoint:
         """
         shard = self._shard_of[name]
         with shard.path.open("rb", buffering=0) as file:
-            tensor = read_tensor(file, shard.offsets[name], shard.tensors[name])
+            return self._finite(name, read_tensor(file, shard.offsets[name], shard.tensors[name]))
+
+    def blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Read one tensor of one dimension or more in blocks of rows of about 2 MiB, in order.
+
+        Yields:
+            The number of the first row, and the rows.
+
+        Raises:
+            CheckpointError: it holds a NaN or an infinity.
+        """
+        shard = self._shard_of[name]
+        dtype, (num_rows, *row_shape) = shard.tensors[name].dtype, shard.tensors[name].shape
+        row_bytes = Spec(dtype, tuple(row_shape)).num_bytes
+        block_rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+        with shard.path.open("rb", buffering=0) as file:
+            for first in range(0, num_rows, block_rows):
+                spec = Spec(dtype, (min(block_rows, num_rows - first), *row_shape))
+                block = read_tensor(file, shard.offsets[name] + first * row_bytes, spec)
+                yield first, self._finite(name, block)
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        """Refuse a tensor, or rows of one, with values that are not finite.
+
+        Raises:
+            CheckpointError: names the tensor.
+        """
         # Both ends of the range are NaN as soon as one value is, and finding them needs no second tensor.
         if tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor)
             if not (low.isfinite() and high.isfinite()):
                 raise CheckpointError(
-                    f"{shard.path}: {name} holds values that are not finite "
+                    f"{self._shard_of[name].path}: {name} holds values that are not finite "
                     f"(smallest {low.item()}, largest {high.item()}).",
                     "Use weights from before the training run diverged, or download the file again.",
                 )
@@ -177,17 +207,42 @@ class Writer:
         Raises:
             CheckpointError: the name is not in the layout or was added before, or its dtype or shape differ.
         """
+        file, offset, spec = self._open(name)
+        found = Spec(tensor.dtype, tuple(tensor.shape))
+        if found != spec:
+            raise _wrong(name, found, spec)
+        write_tensor(file, offset, tensor)
+        self._missing.remove(name)
+
+    def add_blocks(self, name: str, blocks: Iterable[Tensor]) -> None:
+        """Write one tensor to its place, given as consecutive rows.
+
+        Raises:
+            CheckpointError: as of `add`, for the rows together.
+        """
+        file, offset, spec = self._open(name)
+        num_rows, *row_shape = spec.shape
+        row_bytes = Spec(spec.dtype, tuple(row_shape)).num_bytes
+        end = 0
+        for block in blocks:
+            start, end = end, end + len(block)
+            found = Spec(block.dtype, (end, *block.shape[1:]))
+            if found != replace(spec, shape=(end, *row_shape)) or end > num_rows:
+                raise _wrong(name, found, spec)
+            write_tensor(file, offset + start * row_bytes, block)
+        if end != num_rows:
+            raise _wrong(name, replace(spec, shape=(end, *row_shape)), spec)
+        self._missing.remove(name)
+
+    def _open(self, name: str) -> tuple[BinaryIO, int, Spec]:
+        """The file of a tensor not written yet, its place there, and what it must be."""
         if name not in self._missing:
             raise CheckpointError(f"{name}: not expected, or written already.", "This is a fault in niwaki.")
         path, offset, spec = self._place[name]
-        found = Spec(tensor.dtype, tuple(tensor.shape))
-        if found != spec:
-            raise CheckpointError(f"{name}: got {found}, expected {spec}.", "This is a fault in niwaki.")
         if self._file is None or self._file.name != str(path):
             self._close_file()
             self._file = path.open("r+b")
-        write_tensor(self._file, offset, tensor)
-        self._missing.remove(name)
+        return self._file, offset, spec
 
     def close(self) -> None:
         """Finish the files.
@@ -203,6 +258,10 @@ class Writer:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _wrong(name: str, found: Spec, expected: Spec) -> CheckpointError:
+    return CheckpointError(f"{name}: got {found}, expected {expected}.", "This is a fault in niwaki.")
 
 
 def _open_shards(path: Path) -> tuple[Shard, ...]:

@@ -18,8 +18,9 @@ from transformers import PreTrainedConfig
 
 from niwaki.errors import FamilyError
 from niwaki.ground import patterns
-from niwaki.ground.axes import AXES, Keep, Sizes, axes_of, count, parse, shape, take
+from niwaki.ground.axes import AXES, Keep, Sizes, axes_of, count, kept_per_dim, parse, shape, take
 from niwaki.ground.configs import cut_layers, read_sizes, write_sizes
+from niwaki.ground.cut import Cut
 from niwaki.ground.patterns import Match
 
 Lines = Mapping[str, str]
@@ -217,6 +218,24 @@ class Family:
             The name and values in the trimmed model, or None when its layer or expert is dropped, or when no
             model reads it.
         """
+        found = self._find(name, keep)
+        if found is None:
+            return None
+        match, new_name, own_keep = found
+        cut = take(tensor, match.expr, sizes, own_keep, match.layer)
+        return new_name, self._rescale(match.pattern, cut, sizes, keep)
+
+    def cut(self, name: str, sizes: Sizes, keep: Keep) -> Cut | None:
+        """Say how `take` cuts a tensor, for one that is cut some rows at a time; None when it is dropped."""
+        found = self._find(name, keep)
+        if found is None:
+            return None
+        match, new_name, own_keep = found
+        kept = kept_per_dim(match.expr, sizes, own_keep, match.layer)
+        return Cut(new_name, kept, lambda block: self._rescale(match.pattern, block, sizes, keep))
+
+    def _find(self, name: str, keep: Keep) -> tuple[Match, str, Keep] | None:
+        """Find a tensor's line, its new name, and the part of `keep` that is about it."""
         if self.is_unread(name):
             return None
         match = self.match(name)
@@ -234,8 +253,7 @@ class Family:
             numbers[axis] = position
         if match.expert is not None and "effn" in indices and indices["effn"].ndim == 3:
             indices["effn"] = indices["effn"][:, match.expert]
-        cut = take(tensor, match.expr, sizes, indices, match.layer)
-        return match.pattern.format(**numbers), self._rescale(match.pattern, cut, sizes, keep)
+        return match, match.pattern.format(**numbers), indices
 
     def check(self, sizes: Sizes) -> None:
         """Refuse sizes that no model of this family can have.

@@ -2,7 +2,7 @@
 
 In: a Hugging Face folder and the indices to keep. Out: a Hugging Face folder of the same family, in which
 every tensor is cut along the axes that its line in the family's table names, and `trim.json`, which says what
-was kept. At no time is more than one tensor, whole and cut, in memory.
+was kept. Tensors are read, cut and written a few rows at a time, so that none is ever in memory whole.
 """
 
 from __future__ import annotations
@@ -170,17 +170,16 @@ def _plan(
     new_sizes: Mapping[str, int],
     keep: Mapping[str, Tensor],
 ) -> _Plan:
-    """Cut every tensor on the meta device, and check the result against the table of the smaller model."""
+    """See how every tensor will be cut, and check the result against the table of the smaller model."""
     shards: list[dict[str, Spec]] = []
     sources: dict[str, str] = {}
     for shard in checkpoint.shards:
         planned: dict[str, Spec] = {}
         for name, spec in shard.tensors.items():
-            taken = family.take(name, torch.empty(spec.shape, dtype=spec.dtype, device="meta"), sizes, keep)
-            if taken is not None:
-                new_name, tensor = taken
-                planned[new_name] = Spec(tensor.dtype, tuple(tensor.shape))
-                sources[new_name] = name
+            cut = family.cut(name, sizes, keep)
+            if cut is not None:
+                planned[cut.name] = Spec(spec.dtype, cut.shape)
+                sources[cut.name] = name
         if planned:
             shards.append(planned)
     found = {name: spec.shape for shard in shards for name, spec in shard.items()}
@@ -201,11 +200,9 @@ def _stream(
     with _progress() as progress:
         task = progress.add_task("trim", total=total_bytes)
         for new_name, name in plan.sources.items():
-            # Nothing here holds on to the whole tensor, so that it is gone before the next one is read.
-            taken = family.take(name, checkpoint.read(name), sizes, keep)
-            assert taken is not None, new_name
-            writer.add(*taken)
-            del taken
+            cut = family.cut(name, sizes, keep)
+            assert cut is not None, new_name
+            writer.add_blocks(new_name, (cut.take(block, first) for first, block in checkpoint.blocks(name)))
             progress.advance(task, checkpoint.spec(name).num_bytes)
     writer.close()
 
