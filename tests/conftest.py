@@ -47,6 +47,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def tiny_model() -> LlamaForCausalLM:
     """A Llama of two layers with fixed random weights and a vocabulary of 300."""
+    return make_tiny_model()
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> Path:
+    """A folder of sixty small texts."""
+    return write_texts(tmp_path / "texts")
+
+
+def make_tiny_model() -> LlamaForCausalLM:
+    """See `tiny_model`."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300,
@@ -64,10 +75,8 @@ def tiny_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-@pytest.fixture
-def text_folder(tmp_path: Path) -> Path:
-    """A folder of sixty small texts."""
-    folder = tmp_path / "texts"
+def write_texts(folder: Path) -> Path:
+    """See `text_folder`."""
     folder.mkdir()
     for i in range(60):
         (folder / f"{i:02d}.txt").write_text(f"{SENTENCES[i % 4]} Number {i}.\n" * 8)

@@ -1,3 +1,48 @@
-"""niwaki shapes big open language models into small, fast, well-aligned ones."""
+"""niwaki shapes big open language models into small, fast, well-aligned ones.
+
+The functions named in `__all__` are loaded when they are first used, so that `import niwaki` stays quick.
+Their types are in `__init__.pyi`.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "candidates": "niwaki.pruning.architecture",
+    "choose": "niwaki.pruning.choose",
+    "distill": "niwaki.distillation.train",
+    "held_out_loss": "niwaki.evaluation.loss",
+    "load_model": "niwaki.ground.model",
+    "measure_speed": "niwaki.evaluation.speed",
+    "run_tasks": "niwaki.evaluation.harness",
+    "score": "niwaki.pruning.score",
+    "select": "niwaki.pruning.select",
+    "trim": "niwaki.pruning.trim",
+    "write_report": "niwaki.reporting.page",
+}
+
+__all__ = [
+    "candidates",
+    "choose",
+    "distill",
+    "held_out_loss",
+    "load_model",
+    "measure_speed",
+    "run_tasks",
+    "score",
+    "select",
+    "trim",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'niwaki' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

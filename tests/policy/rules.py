@@ -22,12 +22,12 @@ LAYERS = {
             "rl",
             "evaluation",
             "reporting",
-            "sapling",
         ],
         4,
     ),
-    "pipelines": 5,
-    "cli": 6,
+    "sapling": 5,
+    "pipelines": 6,
+    "cli": 7,
 }
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 100

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import LlamaForCausalLM
 
 from niwaki.distillation.losses import cross_entropy, forward_kl
@@ -15,14 +14,6 @@ from niwaki.errors import CheckpointError
 from niwaki.ground.stream import Rows
 
 ROWS = Rows(np.random.default_rng(0).integers(0, 300, 4000), sequence_length=16, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def _precision_of_its_own():
-    """accelerate keeps the first precision of a process and refuses another."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.fixture

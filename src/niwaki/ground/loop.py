@@ -53,17 +53,29 @@ class FitResult:
     held_out: dict[str, float]
 
 
+def resolve_precision(precision: Precision) -> Precision:
+    """What "auto" means on this machine; anything else as it is."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+
+
 class Objective(nn.Module):
     """Model and loss in one module, so that DDP and FSDP2 see the loss as the forward pass."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, precision: Precision) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.in_bfloat16 = resolve_precision(precision) == "bfloat16"
 
     def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Sum of the loss over the batch's targets, and sums of the metrics."""
-        return self.loss(self.model, batch)
+        device = next(iter(batch.values())).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.in_bfloat16):
+            return self.loss(self.model, batch)
 
 
 def learning_rate_at(step: int, num_steps: int, *, peak: float, minimum: float, warmup_steps: int) -> float:
@@ -72,15 +84,6 @@ def learning_rate_at(step: int, num_steps: int, *, peak: float, minimum: float, 
         return peak * (step + 1) / warmup_steps
     through = (step - warmup_steps) / max(1, num_steps - warmup_steps)
     return minimum + (peak - minimum) * (1 + math.cos(math.pi * min(1.0, through))) / 2
-
-
-def resolve_precision(precision: Precision) -> Precision:
-    """What "auto" means on this machine; anything else as it is."""
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
 
 
 def fit(
@@ -126,8 +129,8 @@ def fit(
     Raises:
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
     """
-    accelerator = _accelerator(precision, trackers, out, batch_rows, micro_rows)
-    objective = Objective(model, loss)
+    accelerator = _accelerator(trackers, out, batch_rows, micro_rows)
+    objective = Objective(model, loss, precision)
     optimizer = torch.optim.AdamW(_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=1e-8)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     checkpoints = out / "checkpoints"
@@ -182,14 +185,9 @@ def fit(
     return FitResult(num_steps, num_seen, results)
 
 
-def _accelerator(
-    precision: Precision, trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int
-) -> Accelerator:
-    accelerator = Accelerator(
-        mixed_precision="bf16" if resolve_precision(precision) == "bfloat16" else "no",
-        log_with=list(trackers) or None,
-        project_dir=str(out),
-    )
+def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int) -> Accelerator:
+    # Autocast is the objective's: accelerate's own setting is one for the whole process.
+    accelerator = Accelerator(mixed_precision="no", log_with=list(trackers) or None, project_dir=str(out))
     share = micro_rows * accelerator.num_processes
     if batch_rows % share:
         raise TrainingError(

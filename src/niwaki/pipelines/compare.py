@@ -110,8 +110,6 @@ def _train_random(recipe: CompressRecipe, inputs: Inputs, like: Path, folder: Pa
         inputs.load(inputs.teacher_folder),
         inputs.train,
         out=folder,
-        held_out=inputs.held_out,
-        held_out_rows=inputs.num_held_out_rows,
         **inputs.training(recipe.num_steps),
         label="from random",
     )

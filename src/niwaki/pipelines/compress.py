@@ -109,8 +109,6 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
             inputs.load(inputs.teacher_folder),
             inputs.train,
             out=folder,
-            held_out=inputs.held_out,
-            held_out_rows=inputs.num_held_out_rows,
             **inputs.training(recipe.num_steps),
             label="distil",
         )

@@ -19,7 +19,8 @@ from niwaki.sapling import TASK_FOLDER
 
 # Calibration reads the training text in an order of its own.
 _CALIBRATION_SEED = 1_000_003
-_EVALUATIONS = 10
+_EVALUATIONS = 8
+_CURVE_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Inputs:
         wanted = self.recipe.evaluate.num_tokens // self.recipe.data.sequence_length_tokens
         return max(1, min(self.held_out.num_rows, wanted))
 
+    @property
+    def num_curve_rows(self) -> int:
+        """How many of them are measured along the way, for the curves: fewer, because it is often."""
+        return max(1, min(self.num_held_out_rows, _CURVE_TOKENS // self.recipe.data.sequence_length_tokens))
+
     def load(self, folder: Path) -> PreTrainedModel:
         """A model for evaluation, scoring or teaching: float32 on a processor, bfloat16 on a GPU."""
         return load_model(folder, dtype=compute_dtype(), device=device())
@@ -113,6 +119,8 @@ class Inputs:
             "trackers": distill.trackers,
             "seed": self.recipe.seed,
             "save_every_steps": distill.save_every_steps,
+            "held_out": self.held_out,
+            "held_out_rows": self.num_curve_rows,
             "evaluate_every_steps": max(1, num_steps // _EVALUATIONS),
         }
 

@@ -40,6 +40,7 @@ def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
         check_is_run(out)
     except RunError as error:
         yield error
+    held_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     free_bytes = shutil.disk_usage(_existing(out)).free
     if written_bytes - held_bytes > free_bytes:
         needed, free = f"{(written_bytes - held_bytes) / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"

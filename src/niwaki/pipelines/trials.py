@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from niwaki.distillation.train import distill
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.family import family_of
@@ -71,26 +73,27 @@ def _try(
     keep = select(scores, sizes, batch=recipe.score.batch, sequence=recipe.score.sequence)
     trim(inputs.teacher_folder, folder / "model", keep=keep)
     student = inputs.load_student(folder / "model")
-    before = held_out_loss(
-        student, inputs.held_out, num_rows=inputs.num_held_out_rows, batch_rows=_BATCH_ROWS
-    )
-    trial = Trial(sizes, count_parameters(student), before.nats_per_token.mean, seed=recipe.seed)
+    trial = Trial(sizes, count_parameters(student), _held_out_loss(student, inputs), seed=recipe.seed)
     if recipe.choose.rank == "distill":
         teacher = inputs.load(inputs.teacher_folder)
         num_steps = recipe.steps(recipe.trial_tokens)
         options = inputs.training(num_steps) | {"save_every_steps": num_steps}
-        result = distill(
+        distill(
             student,
             teacher,
             inputs.train,
             out=folder,
-            held_out=inputs.held_out,
-            held_out_rows=inputs.num_held_out_rows,
             label=label,
             **options,
         )
         key = "held_out_cross_entropy"
         curve = tuple((r["step"], r[key]) for r in read_metrics(folder / "metrics.jsonl") if key in r)
-        trial = Trial(**{**vars(trial), "loss_after": result.held_out["cross_entropy"], "loss_curve": curve})
+        trial = Trial(**{**vars(trial), "loss_after": _held_out_loss(student, inputs), "loss_curve": curve})
     shutil.rmtree(folder)
     return trial
+
+
+def _held_out_loss(student: PreTrainedModel, inputs: Inputs) -> float:
+    """Nats per token on the same rows for every candidate."""
+    rows = inputs.num_held_out_rows
+    return held_out_loss(student, inputs.held_out, num_rows=rows, batch_rows=_BATCH_ROWS).nats_per_token.mean

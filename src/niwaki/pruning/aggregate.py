@@ -4,20 +4,22 @@ Minitron (arXiv 2407.14679, section 2.2): |x| in float32, aggregated over the va
 (here), then over the samples (`scores.py`). Taking the axes in another order runs without complaint and
 gives another, worse metric.
 
-Shape suffixes: B samples, S tokens of a sample, C units (channels, neurons or heads), K heads * head size.
+Shape suffixes: B samples, S tokens of a sample, N = B * S, C units (channels, neurons, heads), K = heads *
+head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 SEQUENCE_AGGREGATIONS = ("mean", "l2", "var")
 
-# The temporaries of one chunk should stay in the cache of a CPU core, and out of the memory peak anywhere.
-_CPU_CHUNK_ELEMENTS = 2**20
+# The temporaries of one chunk should stay in the cache of a CPU core (larger ones are also given back to the
+# system after every use, and cost page faults), and out of the memory peak anywhere.
+_CPU_CHUNK_ELEMENTS = 2**18
 _ACCELERATOR_CHUNK_ELEMENTS = 2**26
 
 
@@ -27,8 +29,15 @@ def over_tokens(x_BSC: Tensor, valid_BS: Tensor | None, sequence: Sequence[str])
     `valid_BS` is True at tokens that count; None means that all do. With n valid tokens in a sample, "mean"
     is sum|x| / n, "l2" is sqrt(sum x^2) and "var" is the mean squared deviation of |x| from its mean.
     """
-    chunks = [_aggregate(x_BSC[part], valid_BS, part, sequence) for part in _chunks(x_BSC)]
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in sequence}
+    num_samples, num_tokens, num_units = x_BSC.shape
+    limit = _chunk_elements(x_BSC)
+    out = {name: x_BSC.new_empty(num_samples, num_units, dtype=torch.float32) for name in sequence}
+    for rows in _slices(num_samples, limit // (num_tokens * num_units)):
+        valid = None if valid_BS is None else valid_BS[rows].to(x_BSC.device)
+        for units in _slices(num_units, limit // num_tokens):
+            for name, values_BC in _aggregate(x_BSC[rows, :, units], valid, sequence).items():
+                out[name][rows, units] = values_BC
+    return out
 
 
 def head_norms(x_BSK: Tensor, head_dim: int) -> Tensor:
@@ -38,7 +47,11 @@ def head_norms(x_BSK: Tensor, head_dim: int) -> Tensor:
 
 def token_dots(x_BSC: Tensor, y_BSC: Tensor) -> Tensor:
     """Inner product of two vectors per token, in float32: [B, S]."""
-    return torch.cat([(x_BSC[part].float() * y_BSC[part].float()).sum(-1) for part in _chunks(x_BSC)])
+    num_units = x_BSC.shape[-1]
+    x_NC, y_NC = x_BSC.reshape(-1, num_units), y_BSC.reshape(-1, num_units)
+    parts = _slices(len(x_NC), _chunk_elements(x_BSC) // num_units)
+    dots = [(x_NC[part].float() * y_NC[part].float()).sum(-1) for part in parts]
+    return torch.cat(dots).view(x_BSC.shape[:-1])
 
 
 def cosines(dot_BS: Tensor, squared_x_BS: Tensor, squared_y_BS: Tensor) -> Tensor:
@@ -50,18 +63,16 @@ def cosines(dot_BS: Tensor, squared_x_BS: Tensor, squared_y_BS: Tensor) -> Tenso
     return dot_BS.double() / lengths_BS.masked_fill(lengths_BS == 0, 1)
 
 
-def _aggregate(
-    x_BSC: Tensor, valid_BS: Tensor | None, part: slice, sequence: Sequence[str]
-) -> dict[str, Tensor]:
+def _aggregate(x_BSC: Tensor, valid_BS: Tensor | None, sequence: Sequence[str]) -> dict[str, Tensor]:
     size_BSC = x_BSC.float().abs()
     num_tokens: Tensor | int = size_BSC.shape[1]
     padding_BS1 = None
     if valid_BS is not None:
-        padding_BS1 = ~valid_BS[part].to(x_BSC.device)[..., None]
+        padding_BS1 = ~valid_BS[..., None]
         num_tokens = (~padding_BS1).sum(1)
         size_BSC.masked_fill_(padding_BS1, 0)
     mean_BC = size_BSC.sum(1) / num_tokens
-    out = {"mean": mean_BC}
+    out = {"mean": mean_BC} if "mean" in sequence else {}
     if "l2" in sequence:
         out["l2"] = size_BSC.square().sum(1).sqrt()
     if "var" in sequence:
@@ -72,8 +83,10 @@ def _aggregate(
     return out
 
 
-def _chunks(x_BSC: Tensor) -> Iterator[slice]:
-    """Runs of whole samples."""
-    limit = _CPU_CHUNK_ELEMENTS if x_BSC.device.type == "cpu" else _ACCELERATOR_CHUNK_ELEMENTS
-    num_rows = max(1, limit // x_BSC[0].numel())
-    return (slice(start, start + num_rows) for start in range(0, len(x_BSC), num_rows))
+def _chunk_elements(x_BSC: Tensor) -> int:
+    return _CPU_CHUNK_ELEMENTS if x_BSC.device.type == "cpu" else _ACCELERATOR_CHUNK_ELEMENTS
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    size = max(1, size)
+    return [slice(start, start + size) for start in range(0, length, size)]

@@ -12,15 +12,16 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from niwaki.distillation.train import next_token_loss
 from niwaki.ground.corpus import prepare
 from niwaki.ground.loop import fit
-from niwaki.ground.stream import Batch, Rows
+from niwaki.ground.model import count_parameters
+from niwaki.ground.stream import Rows
 from niwaki.ground.text import STDLIB_HELD_OUT, stdlib_documents
+from niwaki.sapling.card import write_card
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 4096
@@ -67,14 +68,6 @@ def build_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum of next-token cross-entropies, in nats."""
-    logits = model(input_ids=batch["inputs"], use_cache=False).logits
-    targets = batch["targets"].masked_fill(~batch["mask"], -100)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-    return loss, {"cross_entropy": loss.detach()}
-
-
 def main() -> None:
     """Read the command line, train, save."""
     parser = argparse.ArgumentParser(
@@ -102,7 +95,7 @@ def main() -> None:
     fit(
         model,
         rows,
-        language_model_loss,
+        next_token_loss,
         out=out,
         num_steps=num_steps,
         batch_rows=BATCH_ROWS,
@@ -115,12 +108,20 @@ def main() -> None:
         seed=SEED,
         save_every_steps=100,
         held_out=held_out,
-        held_out_rows=64,
+        held_out_rows=held_out.num_rows,
         evaluate_every_steps=200,
         label="sapling",
     )
     model.to(torch.bfloat16).save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
+    write_card(
+        out,
+        num_parameters=count_parameters(model),
+        vocab_size=VOCAB_SIZE,
+        train_tokens=len(corpus.train.ids),
+        held_out_tokens=len(corpus.held_out.ids),
+        bytes_per_token=corpus.held_out.bytes_per_token,
+    )
 
 
 if __name__ == "__main__":

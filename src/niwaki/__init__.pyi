@@ -1,0 +1,13 @@
+from niwaki.distillation.train import distill as distill
+from niwaki.evaluation.harness import run_tasks as run_tasks
+from niwaki.evaluation.loss import held_out_loss as held_out_loss
+from niwaki.evaluation.speed import measure_speed as measure_speed
+from niwaki.ground.model import load_model as load_model
+from niwaki.pruning.architecture import candidates as candidates
+from niwaki.pruning.choose import choose as choose
+from niwaki.pruning.score import score as score
+from niwaki.pruning.select import select as select
+from niwaki.pruning.trim import trim as trim
+from niwaki.reporting.page import write_report as write_report
+
+__version__: str
