@@ -1,4 +1,4 @@
-"""Time and memory of trimming a sharded checkpoint, against copying the bytes that it writes.
+"""Time and memory of trimming a sharded checkpoint, against copying it and against copying the result.
 
     python benchmarks/trim/run.py
 
@@ -91,13 +91,26 @@ def run_worker(*arguments: Path | int) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def read_once(folder: Path) -> None:
+    """Bring the files of a folder into the page cache, so that what is timed next finds them there."""
+    buffer = bytearray(1 << 20)
+    for path in folder.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    os.sync()
+
+
 def copy(source: Path, out: Path) -> dict[str, float]:
     """Seconds to copy a folder until the copy is on the disk, and processor seconds."""
+    read_once(source)
     start, start_cpu = time.perf_counter(), time.process_time()
     shutil.copytree(source, out)
     for path in out.iterdir():
         flush(path)
-    return {"copy_s": time.perf_counter() - start, "copy_cpu_s": time.process_time() - start_cpu}
+    times = {"s": time.perf_counter() - start, "cpu_s": time.process_time() - start_cpu}
+    shutil.rmtree(out)
+    return times
 
 
 def main(num_rounds: int, allowed_bytes: int) -> None:
@@ -112,24 +125,24 @@ def main(num_rounds: int, allowed_bytes: int) -> None:
         largest_bytes = max(checkpoint.spec(name).num_bytes for name in checkpoint.names())
         rounds = []
         for _ in range(num_rounds):
+            read_once(source)
             trimmed = run_worker(source, out, warm_up, allowed_bytes)
-            rounds.append(trimmed | copy(out, root / "copy"))
+            rounds.append((trimmed, copy(source, root / "copy"), copy(out, root / "copy")))
             out_bytes = Checkpoint(out).num_bytes
-            shutil.rmtree(root / "copy")
             shutil.rmtree(out)
-            os.sync()
-        middle = {
-            key: statistics.median(r[key] for r in rounds) for key in ("s", "cpu_s", "copy_s", "copy_cpu_s")
-        }
-        extra_bytes = max(r["extra_bytes"] for r in rounds)
+            print("round:", *({key: round(t[key], 2) for key in ("s", "cpu_s")} for t in rounds[-1]))
+        extra_bytes = max(trimmed["extra_bytes"] for trimmed, _, _ in rounds)
         print(f"source {checkpoint.num_bytes / 1e9:.2f} GB in {len(checkpoint.shards)} shards, ", end="")
         print(f"result {out_bytes / 1e9:.2f} GB ({out_bytes / checkpoint.num_bytes:.0%})")
-        print(f"memory allowed {allowed_bytes / 1e6:.0f} MB, checked by {rounds[0]['checked']}")
+        print(f"memory allowed {allowed_bytes / 1e6:.0f} MB, checked by {rounds[0][0]['checked']}")
         print(f"median of {len(rounds)} rounds, until on the disk:")
-        print("trim            {s:6.2f} s, {cpu_s:6.2f} processor s".format(**middle))
-        print("copy the result {copy_s:6.2f} s, {copy_cpu_s:6.2f} processor s".format(**middle))
-        print("each round      ", [{key: round(r[key], 2) for key in middle} for r in rounds])
-        print(f"ratio           {statistics.median(r['s'] / r['copy_s'] for r in rounds):6.2f}")
+        for index, label in enumerate(("trim", "copy the source", "copy the result")):
+            print(f"{label:16}", end="")
+            for key, unit in (("s", "s"), ("cpu_s", "processor s")):
+                middle = statistics.median(times[index][key] for times in rounds)
+                ratio = statistics.median(times[0][key] / times[index][key] for times in rounds)
+                print(f"{middle:7.2f} {unit} (trim / this {ratio:.2f})", end="")
+            print()
         print(f"largest tensor {largest_bytes / 1e6:.0f} MB, ", end="")
         print(f"peak extra memory {extra_bytes / 1e6:.0f} MB = {extra_bytes / largest_bytes:.2f} of it")
 

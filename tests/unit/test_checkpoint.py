@@ -97,6 +97,34 @@ def test_writer_refuses_what_the_layout_does_not_hold(tmp_path):
         writer.close()
 
 
+def test_blocks_are_the_rows_in_order(folder, monkeypatch):
+    monkeypatch.setattr("niwaki.ground.checkpoint._BLOCK_BYTES", 1000)
+    checkpoint = Checkpoint(folder)
+    for name in checkpoint.names():
+        tensor = checkpoint.read(name)
+        blocks = list(checkpoint.blocks(name))
+        assert max(block.nbytes for _, block in blocks) <= 1000
+        assert [first for first, _ in blocks] == list(range(0, len(tensor), len(blocks[0][1])))
+        assert torch.cat([block for _, block in blocks]).equal(tensor)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [torch.zeros(2, 3)],  # a row too few
+        [torch.zeros(2, 3), torch.zeros(2, 3)],  # and one too many
+        [torch.zeros(3, 2)],
+        [torch.zeros(3, 3, dtype=torch.float64)],
+    ],
+)
+def test_writer_refuses_rows_that_do_not_make_the_tensor(tmp_path, blocks):
+    writer = Writer(tmp_path, [{"a": Spec(torch.float32, (3, 3)), "b": Spec(torch.float32, (1,))}])
+    writer.add("b", torch.ones(1))
+    with pytest.raises(CheckpointError, match="a: got"):
+        writer.add_blocks("a", blocks)
+    assert (tmp_path / "model.safetensors").read_bytes().endswith(b"\x00\x00\x80\x3f")  # b is untouched
+
+
 def test_side_files_are_those_of_the_model_and_not_its_card_or_code(folder):
     (folder / "tokenizer_evil.py").write_text("")
     expected = {"tokenizer.json", "chat_template.jinja", "LICENSE", "generation_config.json"}

@@ -33,7 +33,7 @@ _CARRIED = (
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SAMPLES, _SAMPLE_BYTES = 8, 4096
 # Fits the cache of a processor core and is below the size from which malloc maps fresh pages every time.
-_BLOCK_BYTES = 2 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class Checkpoint:
@@ -98,7 +98,7 @@ class Checkpoint:
             return self._finite(name, read_tensor(file, shard.offsets[name], shard.tensors[name]))
 
     def blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """Read one tensor of one dimension or more in blocks of rows of about 2 MiB, in order.
+        """Read one tensor of one dimension or more in blocks of rows of about 1 MiB, in order.
 
         Yields:
             The number of the first row, and the rows.
