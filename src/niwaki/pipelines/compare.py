@@ -86,7 +86,13 @@ def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> di
     tasks = recipe.evaluate.tasks
     if not tasks:
         return {}
-    found = run_tasks(model, inputs.tokenizer, tasks, include_path=task_folder(recipe))
+    found = run_tasks(
+        model,
+        inputs.tokenizer,
+        tasks,
+        include_path=task_folder(recipe),
+        limit=recipe.evaluate.max_questions,
+    )
     return {
         name: {
             **result.metrics,

@@ -20,7 +20,7 @@ from niwaki.sapling import TASK_FOLDER
 # Calibration reads the training text in an order of its own.
 _CALIBRATION_SEED = 1_000_003
 _EVALUATIONS = 8
-_CURVE_TOKENS = 16_384
+_CURVE_TOKENS = 8_192
 
 
 @dataclass(frozen=True)

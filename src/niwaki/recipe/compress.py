@@ -147,6 +147,7 @@ class Evaluate(Section):
 
     num_tokens: Count = Field(1_000_000, gt=0, description="held-out tokens to measure on, at most")
     tasks: tuple[str, ...] = Field((), description="lm-eval task names")
+    max_questions: Count | None = Field(None, gt=0, description="of each task; null for all")
     include_path: str | None = Field(None, description="folder with lm-eval task files of your own")
     speed: bool = Field(True, description="measure prefill and decode tokens per second")
     baseline: Literal["none", "random"] = Field(
