@@ -13,7 +13,7 @@ _NAMES = {
     "teacher": "teacher",
     "trimmed": "trimmed",
     "distilled": "distilled",
-    "random": "random weights, same tokens",
+    "random": "random start",
 }
 
 
