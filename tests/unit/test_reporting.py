@@ -121,6 +121,17 @@ def test_the_lead_over_random_weights_is_the_ratio_of_measured_tokens(tmp_path):
     assert "2.0× fewer" in write_report(run).read_text(encoding="utf-8")
 
 
+def test_a_lead_from_the_start_is_no_ratio(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    metrics = run / "4-distill" / "metrics.jsonl"
+    first = {"step": 0, "tokens": 0, "held_out_loss": 0.1, "held_out_cross_entropy": 0.5}
+    metrics.write_text(json.dumps(first) + "\n" + metrics.read_text())
+    assert catch_up(collect(run))[0] == 0
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "below that before its first" in page
+    assert "fewer" not in page
+
+
 def test_no_lead_is_claimed_where_the_student_never_got_there(tmp_path):
     run = fake_run.write_fake_run(tmp_path / "run")
     lines = [{"step": 1, "tokens": 100, "loss": 9.0}, {"step": 1, "tokens": 100, "held_out_loss": 9.0}]

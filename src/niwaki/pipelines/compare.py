@@ -129,7 +129,7 @@ def _samples(
 ) -> list[dict[str, str]]:
     prompts = list(recipe.report.prompts)
     texts = {
-        name: sample_text(model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS)
+        name: sample_text(model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS, seed=recipe.seed)
         for name, model in models.items()
     }
     return [{"prompt": p} | {name: texts[name][i] for name in texts} for i, p in enumerate(prompts)]

@@ -156,6 +156,12 @@ def _catch_up_words(run: Collected) -> str | None:
     if caught is None:
         return None
     ours, theirs, loss = caught
+    if ours == 0:
+        return (
+            f"After {words.quantity(theirs)} tokens of the same teaching, the same shape started from random "
+            f"weights is at a held-out loss of {loss:.2f}; the trimmed teacher was below that before its "
+            "first."
+        )
     return (
         f"Started from random weights, the same shape needed {words.quantity(theirs)} tokens of the same "
         f"teaching to reach a held-out loss of {loss:.2f}; started from the trimmed teacher it took at most "
@@ -165,7 +171,7 @@ def _catch_up_words(run: Collected) -> str | None:
 
 def _lead(run: Collected) -> str | None:
     caught = words.catch_up(run)
-    return f"{words.times(caught[1] / caught[0])} fewer tokens" if caught else None
+    return f"{words.times(caught[1] / caught[0])} fewer tokens" if caught and caught[0] else None
 
 
 def _number_line(run: Collected) -> Figure | None:
@@ -244,7 +250,7 @@ def _held_out_curves(run: Collected) -> Figure | None:
     level = teacher.held_out_loss.mean if teacher and teacher.held_out_loss else None
     caught = words.catch_up(run)
     bridge = None
-    if caught:
+    if caught and caught[0]:
         ours, theirs, loss = caught
         bridge = figures.Bridge(ours, theirs, loss, _lead(run) or "")
     return _both(

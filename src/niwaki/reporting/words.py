@@ -107,14 +107,14 @@ def catch_up(run: Collected) -> tuple[float, float, float] | None:
     Returns:
         (tokens the student needed, tokens the baseline needed, that loss); `None` where the held-out losses
         of the two runs do not show it. The student's tokens are those of the first measurement at or below
-        that loss, so the ratio of the two is an underestimate.
+        that loss, 0 if it began there, so the ratio of the two is an underestimate.
     """
     student, baseline = run.curves.get("distilled"), run.curves.get("random")
     finished = "random" in run.results
     if student is None or baseline is None or not baseline.held_out or not finished:
         return None
     baseline_tokens, final_loss = max(baseline.held_out)
-    reached = [tokens for tokens, value in student.held_out if tokens > 0 and value <= final_loss]
+    reached = [tokens for tokens, value in student.held_out if value <= final_loss]
     if not reached or min(reached) > baseline_tokens:
         return None
     return min(reached), baseline_tokens, final_loss
