@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from niwaki.distillation.train import distill
 from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.evaluation.samples import sample_text
@@ -19,8 +17,8 @@ from niwaki.evaluation.speed import measure_speed
 from niwaki.ground.model import count_parameters
 from niwaki.ground.progress import progress
 from niwaki.ground.run import write_atomically
-from niwaki.ground.saved import save_model
 from niwaki.pipelines.inputs import Inputs, device, task_folder
+from niwaki.pipelines.teach import teach
 from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
@@ -106,22 +104,10 @@ def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> di
 
 
 def _train_random(recipe: CompressRecipe, inputs: Inputs, like: Path, folder: Path) -> Path:
-    if (folder / "model").exists():
-        return folder / "model"
     torch.manual_seed(recipe.seed)
     config = AutoConfig.from_pretrained(like, dtype="float32")
     student = AutoModelForCausalLM.from_config(config).to(device())
-    distill(
-        student,
-        inputs.load(inputs.teacher_folder),
-        inputs.train,
-        out=folder,
-        **inputs.training(recipe.num_steps),
-        label="from random",
-    )
-    save_model(student.to(inputs.saved_dtype), like, folder / "model", replace=True)
-    shutil.rmtree(folder / "checkpoints")
-    return folder / "model"
+    return teach(inputs, student, files_from=like, out=folder, label="from random")
 
 
 def _samples(

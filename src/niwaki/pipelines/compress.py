@@ -9,19 +9,18 @@ stock Hugging Face folder. Run directories are described in docs/architecture.md
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from niwaki.distillation.train import check_same_tokenizer, distill
+from niwaki.distillation.train import check_same_tokenizer
 from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
-from niwaki.ground.saved import save_model
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.open_run import MANIFEST, begin, require
 from niwaki.pipelines.plan import plan
 from niwaki.pipelines.results_table import show
+from niwaki.pipelines.teach import teach
 from niwaki.pipelines.trials import rank
 from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores
@@ -103,17 +102,7 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         trimmed = out / TRIM / "model"
         check_same_tokenizer(inputs.teacher_folder, trimmed)
-        student = inputs.load_student(trimmed)
-        distill(
-            student,
-            inputs.load(inputs.teacher_folder),
-            inputs.train,
-            out=folder,
-            **inputs.training(recipe.num_steps),
-            label="distil",
-        )
-        save_model(student.to(inputs.saved_dtype), trimmed, folder / "model", replace=True)
-        shutil.rmtree(folder / "checkpoints")
+        teach(inputs, inputs.load_student(trimmed), files_from=trimmed, out=folder, label="distil")
 
     _stage(DISTILL, recipe, out, inputs, work)
 

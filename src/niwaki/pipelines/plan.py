@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
+from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.preflight import preflight
@@ -97,7 +98,7 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         bytes_per_weight=bytes_per_weight,
         candidates=tuple(shapes),
         stages=stages,
-        flops_per_s=flops_per_s or measure_flops_per_s(),
+        flops_per_s=flops_per_s or measure_flops_per_s(recipe.distill.precision),
         problems=tuple(problems),
         warnings=tuple(_warnings(recipe)),
     )
@@ -187,10 +188,11 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
     )
 
 
-def measure_flops_per_s() -> float:
+def measure_flops_per_s(precision: Precision = "auto") -> float:
     """FLOP/s that training would sustain here: `EFFICIENCY` of a large matrix product, timed for a moment."""
     on_gpu = torch.cuda.is_available()
-    size, dtype = (8192, torch.bfloat16) if on_gpu else (768, torch.float32)
+    size = 8192 if on_gpu else 768
+    dtype = torch.bfloat16 if resolve_precision(precision) == "bfloat16" else torch.float32
     matrix = torch.ones(size, size, dtype=dtype, device="cuda" if on_gpu else "cpu")
 
     def product_s() -> float:
@@ -207,8 +209,7 @@ def _is_tied(config: PreTrainedConfig) -> bool:
 
 
 def _trains_in_bfloat16(recipe: CompressRecipe) -> bool:
-    precision = recipe.distill.precision
-    return precision == "bfloat16" or (precision == "auto" and torch.cuda.is_available())
+    return resolve_precision(recipe.distill.precision) == "bfloat16"
 
 
 def _warnings(recipe: CompressRecipe) -> list[str]:

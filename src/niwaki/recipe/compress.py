@@ -125,7 +125,9 @@ class Distill(Section):
     warmup: CountOrShare = Field(0.05, description="steps, or a percentage of all steps")
     weight_decay: Number = Field(0.1, ge=0, description="AdamW, on matrices")
     clip_norm: Number = Field(1.0, gt=0, description="largest norm of the gradient")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the hardware has it"
+    )
     save_every_steps: Count = Field(100, gt=0, description="steps between resumable checkpoints")
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="beside metrics.jsonl")
 
