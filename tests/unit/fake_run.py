@@ -222,6 +222,7 @@ def _results() -> dict[str, object]:
             "num_parameters": count,
             "held_out_loss": {"mean": loss, "low": loss - 0.021, "high": loss + 0.022},
             "bits_per_byte": loss / math.log(2) / 3.31,
+            "curve_loss": loss,
             "perplexity": math.exp(loss),
             "kl_to_teacher": None if kl is None else {"mean": kl, "low": kl - 0.004, "high": kl + 0.005},
             "tasks": {

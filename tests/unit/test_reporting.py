@@ -121,6 +121,12 @@ def test_the_lead_over_random_weights_is_the_ratio_of_measured_tokens(tmp_path):
     assert "2.0× fewer" in write_report(run).read_text(encoding="utf-8")
 
 
+def test_curves_are_drawn_beside_the_teacher_on_the_same_rows(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    edit(run / "5-evaluate" / "results.json", lambda r: r["models"]["teacher"].update(curve_loss=1.777))
+    assert ">1.78</text>" in write_report(run).read_text(encoding="utf-8")
+
+
 def test_a_lead_from_the_start_is_no_ratio(tmp_path):
     run = fake_run.write_fake_run(tmp_path / "run")
     metrics = run / "4-distill" / "metrics.jsonl"
@@ -128,7 +134,7 @@ def test_a_lead_from_the_start_is_no_ratio(tmp_path):
     metrics.write_text(json.dumps(first) + "\n" + metrics.read_text())
     assert catch_up(collect(run))[0] == 0
     page = write_report(run).read_text(encoding="utf-8")
-    assert "below that before its first" in page
+    assert "has not come to where the trimmed teacher was" in page
     assert "fewer" not in page
 
 

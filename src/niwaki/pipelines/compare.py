@@ -68,6 +68,8 @@ def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path) -> dict[str, An
         teacher=None if path == inputs.teacher_folder else inputs.load(inputs.teacher_folder),
         bytes_per_token=inputs.corpus.held_out.bytes_per_token,
     )
+    # The rows of the training curves, so that a model can be drawn beside them.
+    curve = inputs.num_curve_rows
     return {
         "num_parameters": count_parameters(model),
         "held_out_loss": asdict(held_out.nats_per_token),
@@ -76,7 +78,7 @@ def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path) -> dict[str, An
         "kl_to_teacher": asdict(held_out.kl_to_teacher) if held_out.kl_to_teacher else None,
         "tasks": _tasks(recipe, inputs, model),
         "disk_bytes": sum(f.stat().st_size for f in path.glob("*.safetensors")),
-        "row_nats": held_out.row_nats,
+        "curve_loss": sum(held_out.row_nats[:curve]) / sum(held_out.row_tokens[:curve]),
     }
 
 

@@ -39,6 +39,7 @@ class Result:
 
     num_parameters: int | None
     held_out_loss: Interval | None
+    curve_loss: float | None  # on the rows of the training curves alone
     bits_per_byte: float | None
     perplexity: float | None
     kl_to_teacher: Interval | None
@@ -257,6 +258,7 @@ def _result(raw: dict[str, Any]) -> Result:
     return Result(
         num_parameters=raw.get("num_parameters"),
         held_out_loss=_interval(raw.get("held_out_loss")),
+        curve_loss=_finite(raw.get("curve_loss")),
         bits_per_byte=_finite(raw.get("bits_per_byte")),
         perplexity=_finite(raw.get("perplexity")),
         kl_to_teacher=_interval(raw.get("kl_to_teacher")),

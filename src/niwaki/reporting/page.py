@@ -159,8 +159,7 @@ def _catch_up_words(run: Collected) -> str | None:
     if ours == 0:
         return (
             f"After {words.quantity(theirs)} tokens of the same teaching, the same shape started from random "
-            f"weights is at a held-out loss of {loss:.2f}; the trimmed teacher was below that before its "
-            "first."
+            "weights has not come to where the trimmed teacher was before its first."
         )
     return (
         f"Started from random weights, the same shape needed {words.quantity(theirs)} tokens of the same "
@@ -247,7 +246,7 @@ def _held_out_curves(run: Collected) -> Figure | None:
         figures.Line(TITLES[name], name, curve.held_out, marked=True) for name, curve in run.curves.items()
     ]
     teacher = run.results.get("teacher")
-    level = teacher.held_out_loss.mean if teacher and teacher.held_out_loss else None
+    level = teacher.curve_loss if teacher else None
     caught = words.catch_up(run)
     bridge = None
     if caught and caught[0]:
