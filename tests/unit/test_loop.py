@@ -195,3 +195,8 @@ def test_frozen_parameters_stay_as_they_are(tiny_model, tmp_path):
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
     rates = [learning_rate_at(s, 12, peak=1.0, minimum=0.1, warmup_steps=4) for s in (0, 3, 4, 8, 12)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_a_tracker_gets_the_metrics_too(tiny_model, tmp_path):
+    train(tiny_model, tmp_path, num_steps=2, trackers=("tensorboard",))
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
