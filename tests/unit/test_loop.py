@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from niwaki.errors import TrainingError
 from niwaki.ground import snapshot
@@ -146,11 +147,16 @@ def test_only_the_newest_snapshots_stay(tiny_model, tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-0000005", "step-0000006"]
 
 
-def test_a_snapshot_that_cannot_be_written_leaves_the_older_one_whole(tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "refusal", [OSError(28, "No space left on device"), SafetensorError("No space left")]
+)
+def test_a_snapshot_that_cannot_be_written_leaves_the_older_one_whole(
+    tiny_model, tmp_path, monkeypatch, refusal
+):
     train(copy.deepcopy(tiny_model), tmp_path, num_steps=3)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise refusal
 
     monkeypatch.setattr("niwaki.ground.snapshot.save_file", full)
     with pytest.raises(TrainingError, match="No space left"):
