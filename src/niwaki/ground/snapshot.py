@@ -9,7 +9,6 @@ on another number of processes.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from niwaki.errors import TrainingError
+from niwaki.ground.folder import flush
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -69,7 +69,7 @@ def save(
             json.dumps({"step": step, "tokens": tokens, "param_groups": moments["param_groups"]})
         )
         for file in partial.iterdir():
-            _flush(file)
+            flush(file)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     except (OSError, SafetensorError) as error:
@@ -78,7 +78,7 @@ def save(
             f"{final}: cannot be saved ({error}). The snapshots before it are whole.",
             "Free some space and run the same command again: it goes on from the newest one.",
         ) from error
-    _flush(folder)
+    flush(folder)
     older = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]
     for snapshot in older:
         shutil.rmtree(snapshot)
@@ -119,11 +119,3 @@ def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
             seen[place] = name
             own[name] = tensor.contiguous()
     return own
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
