@@ -16,6 +16,7 @@ from niwaki.distillation.train import check_same_tokenizer
 from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines.compare import compare
+from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.open_run import MANIFEST, begin, require
 from niwaki.pipelines.plan import plan
@@ -24,8 +25,6 @@ from niwaki.pipelines.teach import teach
 from niwaki.pipelines.trials import rank
 from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores
-from niwaki.pruning.select import select
-from niwaki.pruning.trim import trim
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.reporting.card import write_card
 from niwaki.reporting.page import write_report
@@ -88,8 +87,7 @@ def trim_stage(recipe: CompressRecipe, out: Path) -> None:
         ranking = json.loads((out / CHOOSE / "candidates.json").read_text())
         sizes = next(c["sizes"] for c in ranking["candidates"] if c["chosen"])
         scores = Scores.load(out / SCORE / "scores.safetensors")
-        keep = select(scores, sizes, batch=recipe.score.batch, sequence=recipe.score.sequence)
-        trim(inputs.teacher_folder, folder / "model", keep=keep)
+        cut(inputs, scores, sizes, folder / "model")
 
     _stage(TRIM, recipe, out, inputs, work)
 

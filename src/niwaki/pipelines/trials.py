@@ -17,12 +17,11 @@ from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.family import family_of
 from niwaki.ground.metrics import read_metrics
 from niwaki.ground.model import count_parameters
+from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.plan import find_candidates
 from niwaki.pruning.choose import Trial, choose
 from niwaki.pruning.scores import Scores
-from niwaki.pruning.select import select
-from niwaki.pruning.trim import trim
 from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
@@ -70,8 +69,7 @@ def _try(
     recipe: CompressRecipe, inputs: Inputs, scores: Scores, sizes: dict[str, int], *, folder: Path, label: str
 ) -> Trial:
     shutil.rmtree(folder, ignore_errors=True)
-    keep = select(scores, sizes, batch=recipe.score.batch, sequence=recipe.score.sequence)
-    trim(inputs.teacher_folder, folder / "model", keep=keep)
+    cut(inputs, scores, sizes, folder / "model")
     student = inputs.load_student(folder / "model")
     trial = Trial(sizes, count_parameters(student), _held_out_loss(student, inputs), seed=recipe.seed)
     if recipe.choose.rank == "distill":

@@ -11,137 +11,13 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from niwaki.recipe.quantities import Count, CountOrShare, Fraction, GridValue, ModelSize, Number
-
-Axis = Literal["layer", "hidden", "ffn", "group"]
-GridAxis = Literal["layer", "hidden", "ffn", "ffn_ratio", "group", "heads"]
-Aggregation = Literal["mean", "l2", "var"]
-STDLIB_HELD_OUT = 0.08
-
-
-class Section(BaseModel):
-    """What all sections share: no unknown keys, no later change, defaults checked like written values."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class Data(Section):
-    """Text for calibration, distillation and held-out evaluation."""
-
-    source: str = Field("stdlib", description="stdlib, a file or folder, or a hub dataset name")
-    config: str | None = Field(None, description="configuration of a hub dataset")
-    split: str = Field("train", description="split of a hub dataset")
-    text_column: str = Field("text", description="column or key that holds the text")
-    sequence_length_tokens: Count = Field(2048, gt=1, description="tokens of one training row")
-    held_out: Fraction = Field(
-        default_factory=lambda data: STDLIB_HELD_OUT if data.get("source") == "stdlib" else 0.02,
-        gt=0,
-        le=0.5,
-        description="part of the documents never trained on",
-    )
-    max_tokens: Count | None = Field(None, gt=0, description="stop tokenising after so many; null for all")
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.source == "stdlib" and self.config is not None:
-            raise ValueError("config belongs to a hub dataset, and source is stdlib. Remove it.")
-        if self.source == "stdlib" and self.held_out < STDLIB_HELD_OUT:
-            raise ValueError(
-                f"held_out {self.held_out:.3g} would train on modules that the bundled teacher and its task "
-                f"hold out. Write {STDLIB_HELD_OUT:.0%} or more for stdlib."
-            )
-        return self
-
-
-class Score(Section):
-    """One calibration pass that scores every axis.
-
-    arXiv 2407.14679, section 2.
-    """
-
-    num_samples: Count = Field(1024, gt=0, description="calibration rows")
-    batch_rows: Count = Field(8, gt=0, description="rows of one forward pass; changes speed only")
-    batch: Aggregation = Field("l2", description="aggregation over samples")
-    sequence: Aggregation = Field("mean", description="aggregation over the tokens of a sample")
-
-
-class Choose(Section):
-    """Which smaller shape to cut.
-
-    arXiv 2407.14679, section 2: a small grid inside an interval of sizes, each shape tried by a short run.
-    """
-
-    to: ModelSize = Field(description="50% | 4B | 8GB | {low: 7.8B, high: 8.5B}")
-    tolerance: Fraction | None = Field(
-        default_factory=lambda data: None if _is_interval(data) else 0.05,
-        description="how far from `to` a shape may be; not for an interval",
-    )
-    axes: tuple[Axis, ...] = Field(
-        ("layer", "hidden", "ffn"), description="may shrink: layer hidden ffn group (query heads)"
-    )
-    grid: dict[GridAxis, tuple[GridValue, ...]] | None = Field(
-        None, description="instead of axes: {hidden: [3072, 4096], ffn_ratio: [3, 4], heads: [24, 32]}"
-    )
-    max_candidates: Count = Field(8, gt=0, description="shapes to rank at most; a grid is ranked whole")
-    rank: Literal["loss", "distill"] = Field("distill", description="by loss after the cut, or after a trial")
-    trial_tokens: CountOrShare = Field(
-        0.04, gt=0, description="tokens of each trial distillation, or a percentage of distill.tokens"
-    )
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.to.interval is not None and self.tolerance is not None:
-            raise ValueError("tolerance has no meaning beside an interval {low, high}. Remove one of them.")
-        if self.to.interval is None and self.tolerance is None:
-            raise ValueError(
-                "tolerance is needed unless `to` is an interval {low, high}; the usual one is 5%."
-            )
-        if not self.axes or len(set(self.axes)) != len(self.axes):
-            raise ValueError(f"axes must name each axis once, at least one; found {list(self.axes)}.")
-        for axis, sizes in (self.grid or {}).items():
-            if not sizes or min(sizes) <= 0:
-                raise ValueError(f"grid.{axis} needs one or more sizes above zero.")
-        for one, other in (("ffn", "ffn_ratio"), ("group", "heads")):
-            if self.grid is not None and one in self.grid and other in self.grid:
-                raise ValueError(
-                    f"grid says the same thing twice, as {one} and as {other}. Keep one of them."
-                )
-        return self
-
-
-class Distill(Section):
-    """Forward KL on logits at temperature 1, without a language-model loss.
-
-    arXiv 2408.11796, section 3.
-    """
-
-    tokens: Count = Field(100_000_000, gt=0, description="tokens to train on")
-    batch_tokens: Count = Field(256_000, gt=0, description="tokens of one optimiser step, rounded to rows")
-    micro_rows: Count = Field(4, gt=0, description="rows of one forward pass; less needs less memory")
-    learning_rate: Number = Field(1e-4, gt=0, description="peak, after warm-up")
-    min_learning_rate: Number = Field(1e-5, ge=0, description="at the end of the cosine")
-    warmup: CountOrShare = Field(0.05, description="steps, or a percentage of all steps")
-    weight_decay: Number = Field(0.1, ge=0, description="AdamW, on matrices")
-    clip_norm: Number = Field(1.0, gt=0, description="largest norm of the gradient")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the hardware has it"
-    )
-    save_every_steps: Count = Field(100, gt=0, description="steps between resumable checkpoints")
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="beside metrics.jsonl")
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}."
-            )
-        if self.tokens < self.batch_tokens:
-            raise ValueError(
-                f"tokens ({self.tokens:,}) do not fill one batch_tokens ({self.batch_tokens:,})."
-            )
-        return self
+from niwaki.recipe.data import Data
+from niwaki.recipe.distill import Distill
+from niwaki.recipe.pruning import Choose, Score
+from niwaki.recipe.quantities import Count
+from niwaki.recipe.section import Section
 
 
 class Evaluate(Section):
@@ -220,11 +96,6 @@ class CompressRecipe(Section):
                 f"({self.distill.tokens:,}): a trial is the shorter run."
             )
         return self
-
-
-def _is_interval(data: dict[str, object]) -> bool:
-    size = data.get("to")
-    return getattr(size, "interval", None) is not None
 
 
 def starter() -> CompressRecipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -31,18 +32,18 @@ EPOCHS = 6
 SEED = 0
 
 
-def train_tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer of `VOCAB_SIZE` entries, from the training half alone."""
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of `vocab_size` entries, one of which ends a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((d.text for d in stdlib_documents("train")), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, pad_token=END_OF_TEXT
     )
@@ -82,7 +83,8 @@ def main() -> None:
     out: Path = arguments.out
     tokenizer_folder = out / "tokenizer"
     if not tokenizer_folder.exists():
-        train_tokenizer().save_pretrained(tokenizer_folder)
+        texts = (document.text for document in stdlib_documents("train"))
+        train_tokenizer(texts, vocab_size=VOCAB_SIZE).save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     corpus = prepare("stdlib", tokenizer, held_out=STDLIB_HELD_OUT)
     rows = Rows(corpus.train.ids, sequence_length=SEQUENCE_LENGTH_TOKENS, seed=SEED)

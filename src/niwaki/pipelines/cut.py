@@ -1,0 +1,18 @@
+"""From scores and a shape to the student it makes: what a trial and the trim stage have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from niwaki.pipelines.inputs import Inputs
+from niwaki.pruning.scores import Scores
+from niwaki.pruning.select import select
+from niwaki.pruning.trim import trim
+
+
+def cut(inputs: Inputs, scores: Scores, sizes: Mapping[str, int], out: Path) -> None:
+    """Make the folder `out`: the teacher of the recipe, cut to `sizes` (axis -> size) as the recipe says."""
+    score = inputs.recipe.score
+    keep = select(scores, sizes, batch=score.batch, sequence=score.sequence)
+    trim(inputs.teacher_folder, out, keep=keep)

@@ -1,0 +1,75 @@
+"""Recipe sections about pruning: what to score, and which smaller shape to choose."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from niwaki.recipe.quantities import Count, CountOrShare, Fraction, GridValue, ModelSize
+from niwaki.recipe.section import Section
+
+Axis = Literal["layer", "hidden", "ffn", "group"]
+GridAxis = Literal["layer", "hidden", "ffn", "ffn_ratio", "group", "heads"]
+Aggregation = Literal["mean", "l2", "var"]
+
+
+class Score(Section):
+    """One calibration pass that scores every axis.
+
+    arXiv 2407.14679, section 2.
+    """
+
+    num_samples: Count = Field(1024, gt=0, description="calibration rows")
+    batch_rows: Count = Field(8, gt=0, description="rows of one forward pass; changes speed only")
+    batch: Aggregation = Field("l2", description="aggregation over samples")
+    sequence: Aggregation = Field("mean", description="aggregation over the tokens of a sample")
+
+
+class Choose(Section):
+    """Which smaller shape to cut.
+
+    arXiv 2407.14679, section 2: a small grid inside an interval of sizes, each shape tried by a short run.
+    """
+
+    to: ModelSize = Field(description="50% | 4B | 8GB | {low: 7.8B, high: 8.5B}")
+    tolerance: Fraction | None = Field(
+        default_factory=lambda data: None if _is_interval(data) else 0.05,
+        description="how far from `to` a shape may be; not for an interval",
+    )
+    axes: tuple[Axis, ...] = Field(
+        ("layer", "hidden", "ffn"), description="may shrink: layer hidden ffn group (query heads)"
+    )
+    grid: dict[GridAxis, tuple[GridValue, ...]] | None = Field(
+        None, description="instead of axes: {hidden: [3072, 4096], ffn_ratio: [3, 4], heads: [24, 32]}"
+    )
+    max_candidates: Count = Field(8, gt=0, description="shapes to rank at most; a grid is ranked whole")
+    rank: Literal["loss", "distill"] = Field("distill", description="by loss after the cut, or after a trial")
+    trial_tokens: CountOrShare = Field(
+        0.04, gt=0, description="tokens of each trial distillation, or a percentage of distill.tokens"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.to.interval is not None and self.tolerance is not None:
+            raise ValueError("tolerance has no meaning beside an interval {low, high}. Remove one of them.")
+        if self.to.interval is None and self.tolerance is None:
+            raise ValueError(
+                "tolerance is needed unless `to` is an interval {low, high}; the usual one is 5%."
+            )
+        if not self.axes or len(set(self.axes)) != len(self.axes):
+            raise ValueError(f"axes must name each axis once, at least one; found {list(self.axes)}.")
+        for axis, sizes in (self.grid or {}).items():
+            if not sizes or min(sizes) <= 0:
+                raise ValueError(f"grid.{axis} needs one or more sizes above zero.")
+        for one, other in (("ffn", "ffn_ratio"), ("group", "heads")):
+            if self.grid is not None and one in self.grid and other in self.grid:
+                raise ValueError(
+                    f"grid says the same thing twice, as {one} and as {other}. Keep one of them."
+                )
+        return self
+
+
+def _is_interval(data: dict[str, object]) -> bool:
+    size = data.get("to")
+    return getattr(size, "interval", None) is not None
