@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from niwaki.distillation.train import kl_to
+from niwaki.distillation.train import distillation_loss
 from niwaki.ground.loop import Objective
 from niwaki.ground.stream import Rows
 
@@ -39,7 +39,7 @@ def gradients(of):
 
 def work(rank, store, kind):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    student, loss = model(32), kl_to(model(48))
+    student, loss = model(32), distillation_loss(model(48))
     alone = copy.deepcopy(student)
     (loss(alone, ROWS.take(0, 8))[0] / 128).backward()
     objective = wrapped(Objective(student, loss), kind)  # named, because DDP's hooks die with it

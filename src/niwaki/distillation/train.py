@@ -1,4 +1,4 @@
-"""Train a student on what its teacher would say: forward KL on logits, no LM loss (Minitron 2.4 and 2.5).
+"""Train a student on what its teacher would say: by default forward KL on logits, no LM loss (Minitron 2.5).
 
 In: two models that share a tokenizer, and rows of text. Out: the student trained in place, and what
 `ground.loop.fit` writes. The losses here are functions `loss(model, batch)` for that loop, which calls
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from niwaki.distillation.fused import linear_cross_entropy, linear_kl_and_cross_entropy
+from niwaki.distillation.criteria import LogitLoss, check_options
+from niwaki.distillation.fused import linear_cross_entropy, linear_distillation
 from niwaki.errors import CheckpointError
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.loop import FitResult, Loss, RowSource, fit
@@ -38,27 +39,42 @@ def distill(
     batch_rows: int,
     micro_rows: int,
     learning_rate: float,
+    loss: LogitLoss = "forward_kl",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    jsd_beta: float = 0.5,
+    lm_weight: float = 0.0,
     **options: Any,
 ) -> FitResult:
-    """Train `student` in place towards `teacher`: forward KL on logits at temperature 1.
+    """Train `student` in place towards `teacher`, by default with forward KL on logits at temperature 1.
 
     The teacher computes in its own dtype, without gradients, on the device of the batch.
 
     Args:
         rows: text in the tokens of both; each micro-batch goes through both models.
+        loss, temperature, top_k, jsd_beta: of the logits; see `fused.linear_distillation`.
+        lm_weight: weight of the cross-entropy on the text beside it.
         options: the other keyword arguments of `ground.loop.fit`, which says what all of them mean.
 
     Raises:
         CheckpointError: the vocabularies differ in size, or a head is not as `ground.head` describes it.
+        RecipeError: options of the loss that cannot work.
         TrainingError: see `fit`.
     """
     check_same_vocabulary(student, teacher)
+    of_logits: dict[str, Any] = {
+        "loss": loss,
+        "temperature": temperature,
+        "top_k": top_k,
+        "jsd_beta": jsd_beta,
+    }
+    check_options(**of_logits, vocab_size=len(split_head(teacher)[1].weight))
     for model in (student, teacher):
         check_head(model)
     return fit(
         student,
         rows,
-        kl_to(teacher),
+        distillation_loss(teacher, **of_logits, lm_weight=lm_weight),
         out=out,
         num_steps=num_steps,
         batch_rows=batch_rows,
@@ -68,21 +84,27 @@ def distill(
     )
 
 
-def kl_to(teacher: PreTrainedModel) -> Loss:
-    """The loss KL(teacher || student); `cross_entropy` on the text is reported beside it."""
-    teacher.eval()
+def distillation_loss(teacher: PreTrainedModel, *, loss: LogitLoss = "forward_kl", **options: Any) -> Loss:
+    """The loss to a live teacher; `cross_entropy` on the text is reported beside it.
 
-    def loss(student: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+    Args:
+        options: the other options of `fused.linear_distillation`.
+    """
+    teacher.eval()
+    name = "kl" if loss == "forward_kl" else loss
+
+    def to_teacher(student: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         teacher.to(batch["inputs"].device)
         with torch.no_grad():
             teacher_hidden, teacher_head = hidden_states(teacher, batch["inputs"])
         student_hidden, student_head = hidden_states(student, batch["inputs"])
-        kl, cross_entropy = linear_kl_and_cross_entropy(
-            student_hidden, student_head, teacher_hidden, teacher_head, batch["targets"], batch["mask"]
+        models = student_hidden, student_head, teacher_hidden, teacher_head
+        total, divergence, cross_entropy = linear_distillation(
+            *models, batch["targets"], batch["mask"], loss=loss, **options
         )
-        return kl, {"kl": kl.detach(), "cross_entropy": cross_entropy}
+        return total, {name: divergence, "cross_entropy": cross_entropy}
 
-    return loss
+    return to_teacher
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
