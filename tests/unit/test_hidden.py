@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from tests.families.tiny import PROMPT, tiny
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from niwaki.distillation.criteria import LogitLoss
 from niwaki.distillation.hidden import (
     HiddenLoss,
     Lifted,
+    Part,
     check_hidden,
     check_layers,
     hidden_term,
@@ -24,6 +27,9 @@ from niwaki.errors import FamilyError, RecipeError, TrainingError
 from niwaki.ground.family import FAMILIES
 from niwaki.ground.saved import verify_saved
 from niwaki.ground.stream import Rows
+from niwaki.pipelines.inputs import Inputs
+from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.distill import Distill, Hidden
 
 ROWS = Rows(np.random.default_rng(0).integers(0, 90, 4000), sequence_length=16, seed=0)
 PARTS = ("embedding", "output", "mlp_input", "attention")
@@ -334,3 +340,29 @@ def test_alpha_is_bounded_where_the_states_agree_already(student):
     assert term.item() <= 3.0 + 1e-6
     assert metrics["alpha"].isfinite()
     assert same["embedding", 0].grad.isfinite().all()
+
+
+def test_the_recipe_speaks_of_the_same_losses_and_hands_them_on():
+    recipe = CompressRecipe.model_validate(
+        {
+            "kind": "compress",
+            "teacher": "sapling",
+            "choose": {"to": "50%"},
+            "distill": {
+                "loss": "jensen_shannon",
+                "jsd_beta": 0.2,
+                "top_k": 9,
+                "lm_weight": 0.1,
+                "hidden": {},
+            },
+        }
+    )
+    inputs = Inputs(recipe)
+    vars(inputs)["held_out"] = ROWS
+    handed = inputs.training(1)
+    assert (handed["loss"], handed["jsd_beta"], handed["top_k"]) == ("jensen_shannon", 0.2, 9)
+    assert (handed["lm_weight"], handed["temperature"]) == (0.1, 1.0)
+    assert handed["hidden"] == HiddenLoss()
+    assert get_args(Distill.model_fields["loss"].annotation) == get_args(LogitLoss)
+    part, _ = get_args(Hidden.model_fields["parts"].annotation)
+    assert set(get_args(part)) == set(get_args(Part))
