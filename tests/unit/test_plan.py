@@ -283,6 +283,22 @@ def test_the_bundled_task_is_found_unless_the_recipe_brings_its_own(recipe):
     assert task_folder(recipe(evaluate={"include_path": "mine"})) == Path("mine")
 
 
+def test_a_layer_map_must_fit_teacher_and_every_candidate(planned):
+    halves = {"to": {"low": "4B", "high": "6B"}, "grid": {"layer": [16, 20]}}
+    fits = {"layers": {31: 15, "last-31": "last-15"}}
+    assert planned(choose=halves, distill={"hidden": fits}).problems == ()
+    found = problem(planned(choose=halves, distill={"hidden": {"layers": {31: 16}}}))
+    assert "the student has 16 layers, so there is no layer 16" in found.message
+    assert "0 to 15" in found.remedy
+    found = problem(planned(choose=halves, distill={"hidden": {"layers": {32: 15}}}))
+    assert "the teacher has 32 layers" in found.message
+
+
+def test_top_k_is_at_most_the_vocabulary(planned):
+    assert planned(distill={"top_k": 128256}).problems == ()
+    assert "128,256 tokens" in problem(planned(distill={"top_k": 128257})).message
+
+
 def test_too_few_steps_are_noted(planned):
     assert planned(distill={"tokens": "2M"}).warnings[0].startswith("distill.tokens makes 8 steps")
     assert planned().warnings == ()

@@ -237,6 +237,28 @@ distill:
         (SMALLEST + "  tolerance: null\n", "tolerance is needed"),
         (SMALLEST + "distill: {clip_norm: 0}\n", "distill.clip_norm: 0.0 does not fit"),
         (SMALLEST + "distill: {min_learning_rate: 1}\n", "above learning_rate"),
+        (SMALLEST + "distill: {loss: kl}\n", "'kl' is not one of forward_kl"),
+        (SMALLEST + "distill: {temperature: 0}\n", "distill.temperature: 0.0 does not fit"),
+        (SMALLEST + "distill: {loss: mse, temperature: 2}\n", "no meaning for mse"),
+        (SMALLEST + "distill: {jsd_beta: 0.3}\n", "belongs to jensen_shannon"),
+        (SMALLEST + "distill: {loss: jensen_shannon, jsd_beta: 1}\n", "jsd_beta: 1.0 does not fit"),
+        (SMALLEST + "distill: {top_k: 0}\n", "distill.top_k: 0 does not fit"),
+        (SMALLEST + "distill: {lm_weight: -1}\n", "distill.lm_weight: -1.0 does not fit"),
+        (SMALLEST + "distill: {hidden: true}\n", "True is not a section"),
+        (
+            SMALLEST + "distill: {hidden: {layer: {1: 1}}}\n",
+            "hidden.layer: unknown key. Did you mean 'layers'?",
+        ),
+        (SMALLEST + "distill: {hidden: {parts: [outputs]}}\n", "Did you mean 'output'?"),
+        (SMALLEST + "distill: {hidden: {parts: [output, output]}}\n", "each part once"),
+        (SMALLEST + "distill: {hidden: {layers: {29:13}}}\n", "a space behind its colon"),
+        (SMALLEST + "distill: {hidden: {layers: {1.5: 1}}}\n", "1.5 is not a layer"),
+        (SMALLEST + "distill: {hidden: {layers: {last: 1, -1: 2}}}\n", "named twice"),
+        (SMALLEST + "distill: {hidden: {parts: [embedding], layers: {1: 1}}}\n", "layers are for output"),
+        (SMALLEST + "distill: {hidden: {parts: [output], layers: {}}}\n", "layers are for output"),
+        (SMALLEST + "distill: {hidden: {parts: [attention], measure: mse}}\n", "a measure of its own"),
+        (SMALLEST + "distill: {hidden: {alpha: 0}}\n", "not above zero"),
+        (SMALLEST + "distill: {hidden: {alpha: dynamo}}\n", "neither dynamic nor a number"),
         (SMALLEST + "distill: {tokens: 1k}\n", "do not fill one batch_tokens"),
         (SMALLEST + "distill: {batch_tokens: 8k}\n", "less than distill.micro_rows (4) rows"),
         (SMALLEST + "distill: {warmup: 4k}\n", "warmup takes all"),
@@ -289,6 +311,24 @@ def test_the_commented_recipe_reads_back_and_explains_every_key():
     text = commented(recipe())
     assert recipe(text) == recipe()
     assert [line for line in text.splitlines() if line and "#" not in line and "kind" not in line] == []
+
+
+def test_layers_are_named_from_either_end_and_written_back_in_the_same_speech():
+    said = "distill: {hidden: {layers: {29: 13, last-2: -3, '4': last}, alpha: 0.5}}\n"
+    read = recipe(SMALLEST + said)
+    assert read.distill.hidden.layers == {29: 13, -3: -3, 4: -1}
+    for text in (dump(read), commented(read)):
+        assert "last-2: last-2" in text
+        assert recipe(text) == read
+    assert [line for line in commented(read).splitlines() if line and "#" not in line] == ["kind: compress"]
+
+
+def test_hidden_states_are_left_alone_unless_asked_and_then_taught_as_the_paper_advises():
+    assert recipe().distill.hidden is None
+    hidden = recipe(SMALLEST + "distill: {hidden: {}}\n").distill.hidden
+    assert (set(hidden.parts), hidden.layers) == ({"embedding", "output"}, {-3: -3})
+    assert (hidden.measure, hidden.alpha) == ("cosine", "dynamic")
+    assert recipe(SMALLEST + "distill: {hidden: {parts: [embedding]}}\n").distill.hidden.layers == {}
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

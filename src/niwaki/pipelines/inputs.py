@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from niwaki.distillation.hidden import HiddenLoss
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.corpus import Corpus, prepare
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
@@ -115,6 +116,12 @@ class Inputs:
             "warmup_steps": self.recipe.warmup_steps(num_steps),
             "weight_decay": distill.weight_decay,
             "clip_norm": distill.clip_norm,
+            "loss": distill.loss,
+            "temperature": distill.temperature,
+            "top_k": distill.top_k,
+            "jsd_beta": distill.jsd_beta,
+            "lm_weight": distill.lm_weight,
+            "hidden": None if distill.hidden is None else HiddenLoss(**dict(distill.hidden)),
             "precision": distill.precision,
             "trackers": distill.trackers,
             "seed": self.recipe.seed,

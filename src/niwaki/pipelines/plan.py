@@ -18,7 +18,7 @@ from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
-from niwaki.pipelines.preflight import preflight
+from niwaki.pipelines.preflight import check_losses, preflight
 from niwaki.pruning.architecture import Budget, candidates
 from niwaki.recipe.compress import CompressRecipe
 
@@ -89,6 +89,8 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
         )
+    if teacher is not None:
+        problems += check_losses(recipe, teacher.sizes, [shape.sizes for shape in shapes])
     written_bytes = sum(stage.written_bytes for stage in stages)
     problems += preflight(recipe, out, config, written_bytes)
     return Plan(

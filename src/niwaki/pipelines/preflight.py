@@ -7,11 +7,13 @@ document of local data and the index of tasks.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedConfig
 
+from niwaki.distillation.criteria import check_options
+from niwaki.distillation.hidden import check_layers
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
@@ -30,6 +32,31 @@ def preflight(
         yield from _tokenizer(recipe.teacher, config)
         yield from _context(recipe.data.sequence_length_tokens, config)
     yield from _tasks(recipe)
+
+
+def check_losses(
+    recipe: CompressRecipe, teacher: Mapping[str, int], students: Sequence[Mapping[str, int]]
+) -> Iterator[NiwakiError]:
+    """Yield what of the losses does not fit a teacher and students of these sizes (axis -> size)."""
+    distill = recipe.distill
+    try:
+        check_options(
+            loss=distill.loss,
+            temperature=distill.temperature,
+            top_k=distill.top_k,
+            jsd_beta=distill.jsd_beta,
+            vocab_size=teacher["vocab"],
+        )
+    except NiwakiError as error:
+        yield error
+    if distill.hidden is None or not students:
+        return
+    try:
+        # A map that fits the fewest layers fits them all.
+        fewest = min(sizes["layer"] for sizes in students)
+        check_layers(distill.hidden.layers, teacher_layers=teacher["layer"], student_layers=fewest)
+    except NiwakiError as error:
+        yield error
 
 
 def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:

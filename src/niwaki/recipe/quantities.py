@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -78,6 +78,35 @@ def parse_grid_value(value: object) -> int | float:
     """Read a size of an axis (`3072`, `4k`) or a ratio (`2.5`)."""
     number, suffix = _split(value, "a size such as 3072, or a ratio such as 2.5")
     return float(number) if not suffix and number != number.to_integral_value() else parse_count(value)
+
+
+def parse_layer(value: object) -> int:
+    """Read a layer: its number from 0, or from the end `last`, `last-2` or a number below zero (-3)."""
+    if isinstance(value, str) and value.strip() == "last":
+        return -1
+    if isinstance(value, str) and value.strip().startswith("last-"):
+        return -1 - parse_count(value.strip().removeprefix("last-"))
+    if value is None:
+        raise ValueError("a layer is missing. A pair has a space behind its colon, as in {29: 13}.")
+    number, suffix = _split(value, "a layer such as 12, last or last-2")
+    if suffix or number != number.to_integral_value():
+        raise ValueError(f"{value!r} is not a layer. Write its number from 0, or last, last-1, last-2.")
+    return int(number)
+
+
+def format_layer(layer: int) -> int | str:
+    """Write a layer so that `parse_layer` reads it back: -3 is 'last-2', 12 stays 12."""
+    return layer if layer >= 0 else "last" if layer == -1 else f"last-{-1 - layer}"
+
+
+def parse_alpha(value: object) -> float | str:
+    """Read a weight: `dynamic`, or a plain number such as 0.5."""
+    if value == "dynamic":
+        return "dynamic"
+    try:
+        return parse_number(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is neither dynamic nor a number such as 0.5.") from None
 
 
 def format_count(count: int) -> str | int:
@@ -213,5 +242,7 @@ Number = Annotated[float, BeforeValidator(parse_number)]
 CountOrShare = Annotated[
     int | float, BeforeValidator(parse_count_or_share), PlainSerializer(format_count_or_share)
 ]
+Layer = Annotated[int, BeforeValidator(parse_layer), PlainSerializer(format_layer)]
+Alpha = Annotated[float | Literal["dynamic"], BeforeValidator(parse_alpha)]
 GridValue = Annotated[int | float, BeforeValidator(parse_grid_value)]
 ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]
