@@ -49,7 +49,13 @@ def test_the_worse_half_stops_and_the_rest_go_on_from_where_they_were():
         *((layer, 20, 10) for layer in (1, 2, 3)),
         *((layer, 40, 20) for layer in (1, 2)),
     ]
-    assert [(t.sizes["layer"], t.num_steps) for t in choice.trials] == [(1, 40), (2, 40), (3, 20), (5, 10), (4, 10)]
+    assert [(t.sizes["layer"], t.num_steps) for t in choice.trials] == [
+        (1, 40),
+        (2, 40),
+        (3, 20),
+        (5, 10),
+        (4, 10),
+    ]
 
 
 def test_a_beaten_candidate_is_dropped_at_once_and_told_why():

@@ -1,8 +1,8 @@
 """Successive halving: every candidate trains for a short while, and the worse half stops; the rest train on.
 
 Rungs are steps of one and the same training: a survivor goes on from where it was, with the learning rates of
-the full trial, so its curve is the one that it would have had alone. Jamieson and Talwalkar, arXiv 1502.07943,
-with a reduction factor of 2. What a trial does is the caller's, as in `choose`.
+the full trial, so its curve is the one that it would have had alone. Jamieson and Talwalkar, arXiv
+1502.07943, with a reduction factor of 2. What a trial does is the caller's, as in `choose`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""When did the ranking settle? Ranks of the candidates at every recorded step, against the ranking at the end.
+"""When did the ranking settle? Ranks of the candidates at every recorded step, against those at the end.
 
-In: each candidate's losses along its trial, and the final order. Out: ranks by step, Kendall's tau by step, and
+In: each candidate's losses along its trial, and the final order. Out: ranks and Kendall's tau by step, and
 the first step from which the winner, and the whole order, no longer changed. Minitron (arXiv 2407.14679,
 Figure 9) saw its candidates change places until about step 300 of 400.
 """
