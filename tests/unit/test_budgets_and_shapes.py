@@ -1,11 +1,14 @@
 """Budgets and the shapes that fit them."""
 
+import re
+
 import pytest
 from transformers import AutoConfig
 
 from niwaki.errors import BudgetError, RecipeError
 from niwaki.ground.family import family_of
 from niwaki.pruning.architecture import Budget, alignment, candidates
+from niwaki.pruning.limits import Limit
 
 TEACHER = {"layer": 8, "hidden": 256, "ffn": 768, "kv": 4, "group": 2, "dim": 32, "vocab": 512}
 
@@ -99,8 +102,59 @@ def test_an_impossible_budget_names_the_smallest_and_the_nearest_size(llama):
     assert f"Ask for {count(llama, smallest):,}" in raised.value.remedy
     grid = {"layer": [4, 8]}
     between = Budget.around(int(count(llama, {**TEACHER, "layer": 8}) * 0.9))
-    with pytest.raises(BudgetError, match=f"nearest {count(llama, TEACHER):,} \\(layer=8 hidden=256"):
+    with pytest.raises(BudgetError) as raised:
         candidates(llama, TEACHER, budget=between, tied=True, grid=grid)
+    half_depth = {**TEACHER, "layer": 4}
+    assert f"below it {count(llama, half_depth):,} (layer=4 hidden=256" in str(raised.value)
+    assert f"above it {count(llama, TEACHER):,} (layer=8 hidden=256" in str(raised.value)
+
+
+def test_at_most_two_shapes_are_named_on_either_side_and_the_nearest_first(llama):
+    grid = {"layer": [1, 2, 3, 6, 7, 8]}
+    with pytest.raises(BudgetError) as raised:
+        candidates(
+            llama,
+            TEACHER,
+            budget=Budget.around(count(llama, TEACHER | {"layer": 5}), tolerance=0.01),
+            tied=True,
+            grid=grid,
+        )
+    named = [int(layer) for layer in re.findall(r"layer=(\d)", str(raised.value))]
+    assert named == [3, 2, 6, 7]
+
+
+def limit_on(axis, most, asked=None):
+    def measure(shape):
+        if asked is not None:
+            asked.append(shape)
+        return shape[axis]
+
+    return Limit(axis, most, measure, lambda value: f"{value:g} units")
+
+
+def test_a_shape_beyond_a_limit_makes_room_for_the_next(llama):
+    every = candidates(llama, TEACHER, budget=half(llama), tied=True, limit=1000)
+    allowed = [shape for shape in every if shape["hidden"] <= 200]
+    assert 4 < len(allowed) < len(every)
+    found = candidates(
+        llama, TEACHER, budget=half(llama), tied=True, limit=4, limits=[limit_on("hidden", 200)]
+    )
+    assert found == allowed[:4]
+
+
+def test_a_costly_limit_is_asked_no_more_than_it_must_be(llama):
+    asked = []
+    limits = [limit_on("hidden", 200), limit_on("layer", 8, asked)]
+    assert candidates(llama, TEACHER, budget=half(llama), tied=True, limit=4, limits=limits) == asked
+
+
+def test_limits_that_no_shape_keeps_name_the_nearest_and_what_would_admit_it(llama):
+    with pytest.raises(BudgetError) as raised:
+        candidates(llama, TEACHER, budget=half(llama), tied=True, limits=[limit_on("layer", 3)])
+    assert "none of the" in raised.value.message
+    assert raised.value.message.count("layer=4") == 2
+    assert "has layer at most 3 units" in raised.value.message
+    assert raised.value.remedy.startswith("Allow layer 4 units")
 
 
 @pytest.mark.parametrize(

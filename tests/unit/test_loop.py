@@ -105,6 +105,20 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_the_same_metrics(tiny_model,
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
 
 
+def test_a_pause_leaves_no_trace(tiny_model, tmp_path):
+    settings = {"held_out": HELD_OUT, "held_out_rows": 4, "evaluate_every_steps": 2}
+    straight = train(copy.deepcopy(tiny_model), tmp_path / "straight", **settings)
+    train(copy.deepcopy(tiny_model), tmp_path / "paused", until_step=3, **settings)
+    assert len(losses(tmp_path / "paused")) == 3
+    paused = train(tiny_model, tmp_path / "paused", **settings)
+    assert_same_bytes(straight, paused)
+    expected, found = (
+        [{**json.loads(line), "tokens_per_s": 0} for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("straight", "paused")
+    )
+    assert found == expected
+
+
 def test_a_finished_run_trains_no_further(tiny_model, tmp_path):
     first = copy.deepcopy(train(tiny_model, tmp_path))
     assert_same_bytes(first, train(tiny_model, tmp_path))

@@ -93,6 +93,7 @@ def fit(
     *,
     out: Path,
     num_steps: int,
+    until_step: int | None = None,
     batch_rows: int,
     micro_rows: int,
     learning_rate: float,
@@ -116,6 +117,7 @@ def fit(
     Args:
         rows: row `step * batch_rows + i` is the i-th of the global batch of `step`.
         out: holds `metrics.jsonl` and `checkpoints/`.
+        until_step: pause there, with a snapshot to go on from; everything else stays that of `num_steps`.
         batch_rows: rows of one optimiser step over all processes; `micro_rows` of them at a time.
         learning_rate: the peak; see `learning_rate_at`.
         weight_decay: AdamW's, on matrices only.
@@ -154,10 +156,11 @@ def fit(
             accelerator.log(values, step=step)
 
     objective.train()
-    with progress(label, total=num_steps, start=first_step, shown=accelerator.is_main_process) as bar:
+    pause = num_steps if until_step is None else min(until_step, num_steps)
+    with progress(label, total=pause, start=first_step, shown=accelerator.is_main_process) as bar:
         if first_step == 0:
             evaluate(0)
-        for step in range(first_step, num_steps):
+        for step in range(first_step, pause):
             began = time.perf_counter()
             rate = learning_rate_at(
                 step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
@@ -170,10 +173,9 @@ def fit(
             done = step + 1
             record(done, {**means, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(speed, 1)})
             bar.advance(f"loss {means['loss']:.4f}, {speed:,.0f} tokens/s")
-            last = done == num_steps
-            if last or (evaluate_every_steps and done % evaluate_every_steps == 0):
+            if done == num_steps or (evaluate_every_steps and done % evaluate_every_steps == 0):
                 evaluate(done)
-            if last or done % save_every_steps == 0:
+            if done == pause or done % save_every_steps == 0:
                 metrics.flush()
                 snapshot.save(
                     checkpoints, (done, num_seen), objective, _inner(optimizer), keep=keep_snapshots
@@ -182,7 +184,7 @@ def fit(
     if trackers:
         accelerator.end_training()
     objective.eval()
-    return FitResult(num_steps, num_seen, results)
+    return FitResult(max(first_step, pause), num_seen, results)
 
 
 def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int) -> Accelerator:

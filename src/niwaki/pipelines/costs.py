@@ -73,6 +73,9 @@ class Work:
     num_candidates: int
     evaluate_tokens: int
     has_baseline: bool
+    # Part of the trials' tokens that halving leaves to train, and the candidates that wait to go on.
+    trial_share: float = 1.0
+    num_kept_candidates: int = 1
 
 
 def stage_costs(
@@ -88,7 +91,8 @@ def stage_costs(
     once = teacher.forward_flops(length)
     taught = distill_flops(teacher, student, length)
     training_bytes = teacher_bytes + _training_bytes(student, work, bytes_per_activation)
-    snapshots = NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
+    snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
+    snapshots = NUM_SNAPSHOTS * snapshot
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
@@ -100,13 +104,14 @@ def stage_costs(
             memory_bytes=teacher_bytes + calibration // teacher.sizes["layer"],
             read_bytes=teacher_bytes,
         ),
-        # One candidate is on disk at a time.
         StageCost(
             "choose",
-            flops=work.num_candidates * (measured + work.trial_tokens * taught),
+            flops=work.num_candidates * (measured + work.trial_share * work.trial_tokens * taught),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
             read_bytes=work.num_candidates * teacher_bytes,
-            written_bytes=student_bytes + (snapshots if work.trial_tokens else 0),
+            # Each candidate with one snapshot, and another one while it is written.
+            written_bytes=work.num_kept_candidates * (student_bytes + (snapshot if work.trial_tokens else 0))
+            + (snapshot if work.trial_tokens else 0),
         ),
         StageCost("trim", read_bytes=teacher_bytes, written_bytes=student_bytes),
         StageCost(

@@ -128,7 +128,7 @@ class Inputs:
             "save_every_steps": distill.save_every_steps,
             "held_out": self.held_out,
             "held_out_rows": self.num_curve_rows,
-            "evaluate_every_steps": max(1, num_steps // _EVALUATIONS),
+            "evaluate_every_steps": evaluate_every_steps(num_steps),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -151,6 +151,11 @@ class Inputs:
 def task_folder(recipe: CompressRecipe) -> Path:
     """Where lm-eval looks before its own tasks: the recipe's folder, or the one that comes with niwaki."""
     return Path(recipe.evaluate.include_path) if recipe.evaluate.include_path else TASK_FOLDER
+
+
+def evaluate_every_steps(num_steps: int) -> int:
+    """Steps between two points of the held-out curve of a training of `num_steps`."""
+    return max(1, num_steps // _EVALUATIONS)
 
 
 def device() -> torch.device:

@@ -6,7 +6,7 @@ In: a recipe. Out: a `Plan`, from the teacher's config and the axis tables alone
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,13 @@ from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
+from niwaki.pipelines.devices import DEVICES
+from niwaki.pipelines.inputs import evaluate_every_steps
+from niwaki.pipelines.limits import limits_of
 from niwaki.pipelines.preflight import check_losses, preflight
+from niwaki.pipelines.serving import Request, ServingCost, serving_cost
 from niwaki.pruning.architecture import Budget, candidates
+from niwaki.pruning.halving import rung_steps, total_steps
 from niwaki.recipe.compress import CompressRecipe
 
 # Training reaches about this part of the speed of one large matrix product.
@@ -31,7 +36,8 @@ FEWEST_STEPS = 100
 class Plan:
     """What will happen. With `problems` it cannot; then `teacher` may be None and the rest empty.
 
-    `candidates` are the shapes to be ranked; the costs are for the largest of them.
+    `candidates` are the shapes to be ranked, `serving` what teacher and candidates cost in service; the costs
+    of the stages are for the largest of them.
     `flops_per_s` is what the machine is taken to sustain.
     """
 
@@ -40,6 +46,7 @@ class Plan:
     teacher: Shape | None
     bytes_per_weight: int
     candidates: tuple[Shape, ...]
+    serving: tuple[ServingCost, ...]
     stages: tuple[StageCost, ...]
     flops_per_s: float
     problems: tuple[NiwakiError, ...]
@@ -79,7 +86,9 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
     stages: tuple[StageCost, ...] = ()
-    if teacher is not None and shapes:
+    serving: tuple[ServingCost, ...] = ()
+    if config is not None and teacher is not None and shapes:
+        serving = tuple(served(recipe, config, shape.sizes) for shape in (teacher, *shapes))
         work = amounts(recipe, num_candidates=len(shapes))
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
@@ -99,6 +108,7 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         teacher=teacher,
         bytes_per_weight=bytes_per_weight,
         candidates=tuple(shapes),
+        serving=serving,
         stages=stages,
         flops_per_s=flops_per_s or measure_flops_per_s(recipe.distill.precision),
         problems=tuple(problems),
@@ -117,12 +127,20 @@ def read_config(model: str) -> PreTrainedConfig:
         ) from error
 
 
-def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[dict[str, int]]:
+def find_candidates(
+    recipe: CompressRecipe,
+    config: PreTrainedConfig,
+    *,
+    latency_s: Callable[[dict[str, int]], float] | None = None,
+) -> list[dict[str, int]]:
     """The shapes, axis -> size, that the recipe ranks for a teacher of this config, in order of preference.
+
+    Args:
+        latency_s: measures a shape here, for `choose.device: here`; without it that limit is left out.
 
     Raises:
         FamilyError: there is no table for this family.
-        BudgetError: no shape is inside the budget.
+        BudgetError: no shape is inside the budget and the limits.
         RecipeError: a value of the grid is none that the teacher can take.
     """
     family = family_of(config)
@@ -139,6 +157,19 @@ def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[di
         grid=None if grid is None else {str(axis): values for axis, values in grid.items()},
         axes=recipe.choose.axes,
         limit=recipe.choose.max_candidates,
+        limits=limits_of(recipe.choose, sizes, lambda shape: served(recipe, config, shape), latency_s),
+    )
+
+
+def served(recipe: CompressRecipe, config: PreTrainedConfig, sizes: Mapping[str, int]) -> ServingCost:
+    """What a shape of this teacher costs to serve; the latency only where it is modelled."""
+    family = family_of(config)
+    return serving_cost(
+        shape_of(family, config, sizes),
+        family.resize(config, sizes),
+        Request(**recipe.choose.serving.model_dump()),
+        bytes_per_weight=weight_bytes(config),
+        device=DEVICES.get(recipe.choose.device or ""),
     )
 
 
@@ -175,8 +206,15 @@ def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int])
     )
 
 
+def trial_rungs(recipe: CompressRecipe) -> tuple[int, ...]:
+    """The steps of a trial at which candidates stop; the last is the whole trial."""
+    num_steps = recipe.steps(recipe.trial_tokens)
+    return rung_steps(num_steps, recipe.choose.halving, every_steps=evaluate_every_steps(num_steps))
+
+
 def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
     """What the recipe asks for, in tokens and rows."""
+    rungs = trial_rungs(recipe)
     return Work(
         sequence_length_tokens=recipe.data.sequence_length_tokens,
         calibration_rows=recipe.score.num_samples,
@@ -187,6 +225,8 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         num_candidates=num_candidates,
         evaluate_tokens=recipe.evaluate.num_tokens,
         has_baseline=recipe.evaluate.baseline == "random",
+        trial_share=total_steps(num_candidates, rungs) / (num_candidates * rungs[-1]),
+        num_kept_candidates=1 if len(rungs) == 1 else min(num_candidates, -(-num_candidates // 2) + 1),
     )
 
 
@@ -214,10 +254,14 @@ def _trains_in_bfloat16(recipe: CompressRecipe) -> bool:
     return resolve_precision(recipe.distill.precision) == "bfloat16"
 
 
-def _warnings(recipe: CompressRecipe) -> list[str]:
-    if recipe.num_steps >= FEWEST_STEPS:
-        return []
-    return [
-        f"distill.tokens makes {recipe.num_steps} steps of {recipe.batch_rows} rows: too few to learn from. "
-        f"Lower distill.batch_tokens, or give more tokens."
-    ]
+def _warnings(recipe: CompressRecipe) -> Iterator[str]:
+    if recipe.num_steps < FEWEST_STEPS:
+        yield (
+            f"distill.tokens makes {recipe.num_steps} steps of {recipe.batch_rows} rows: too few to learn "
+            "from. Lower distill.batch_tokens, or give more tokens."
+        )
+    if recipe.choose.limits.latency is not None and recipe.choose.device == "here":
+        yield (
+            "choose.limits.latency is measured when the shapes are chosen, so the shapes above may change. "
+            "With a modelled device such as h100 they are known now."
+        )

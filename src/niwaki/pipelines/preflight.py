@@ -30,7 +30,7 @@ def preflight(
     yield from _data(recipe)
     if config is not None:
         yield from _tokenizer(recipe.teacher, config)
-        yield from _context(recipe.data.sequence_length_tokens, config)
+        yield from _context(recipe, config)
     yield from _tasks(recipe)
 
 
@@ -116,12 +116,23 @@ def _tokenizer(teacher: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
         )
 
 
-def _context(sequence_length_tokens: int, config: PreTrainedConfig) -> Iterator[NiwakiError]:
+def _context(recipe: CompressRecipe, config: PreTrainedConfig) -> Iterator[NiwakiError]:
     longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and sequence_length_tokens > longest:
+    if longest is None:
+        return
+    if recipe.data.sequence_length_tokens > longest:
         yield RecipeError(
-            f"data.sequence_length_tokens is {sequence_length_tokens}, but the teacher's context {longest}.",
+            f"data.sequence_length_tokens is {recipe.data.sequence_length_tokens}, but the teacher's context "
+            f"{longest}.",
             f"Write {longest} or less.",
+        )
+    choose = recipe.choose
+    asked = choose.serving.prompt_tokens + choose.serving.new_tokens
+    if asked > longest and (choose.device is not None or choose.limits.kv_cache is not None):
+        yield RecipeError(
+            f"choose.serving asks for {choose.serving.prompt_tokens} + {choose.serving.new_tokens} tokens, "
+            f"but the teacher's context is {longest}.",
+            f"Write prompt_tokens and new_tokens of {longest} together or less.",
         )
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 from niwaki.errors import BudgetError, FamilyError, RecipeError
 from niwaki.ground.family import Family
+from niwaki.pruning.limits import NUM_NEAREST, Limit, Sizes, described, nearest_to_limits, within
 
-Sizes = dict[str, int]
 Unit = Literal["parameters", "non-embedding parameters"]
 
 
@@ -73,6 +73,7 @@ def candidates(
     grid: Mapping[str, Sequence[float]] | None = None,
     axes: Sequence[str] = ("layer", "hidden", "ffn"),
     limit: int = 12,
+    limits: Sequence[Limit] = (),
 ) -> list[Sizes]:
     """Shapes of a model of these `sizes` that fall inside `budget`.
 
@@ -85,8 +86,11 @@ def candidates(
     depth against width. Heads stay whole unless named in `axes` or tied to hidden by the family, because
     every published Minitron keeps them.
 
-    Raises BudgetError naming the smallest and nearest legal size when nothing fits, RecipeError for a grid
-    value that the model cannot take.
+    A shape beyond one of `limits` is left out, and makes room for the next; they are asked in order, one
+    shape at a time, so the costly ones (a measured latency) belong last.
+
+    Raises BudgetError naming the nearest legal sizes when nothing fits, RecipeError for a grid value that the
+    model cannot take.
     """
     if grid is not None:
         shapes = list(_grid_shapes(family, sizes, grid))
@@ -96,7 +100,11 @@ def candidates(
     fitting = [shape for size, shape in measured if budget.low <= size <= budget.high]
     if not fitting:
         raise _nothing_fits(family, budget, measured)
-    return fitting if grid is not None else _take_turns(fitting, sizes, limit)
+    turns = iter(fitting) if grid is not None else _take_turns(fitting, sizes)
+    chosen = list(islice(within(turns, limits), None if grid is not None else limit))
+    if not chosen:
+        raise nearest_to_limits(family.model_type, fitting, limits)
+    return chosen
 
 
 def _grid_shapes(
@@ -184,14 +192,13 @@ def _expressible(family: Family, shape: Mapping[str, int]) -> bool:
     return True
 
 
-def _take_turns(shapes: Sequence[Sizes], sizes: Mapping[str, int], limit: int) -> list[Sizes]:
+def _take_turns(shapes: Sequence[Sizes], sizes: Mapping[str, int]) -> Iterator[Sizes]:
     depths = sorted({shape["layer"] for shape in shapes}, reverse=True)
     ranked = [
         sorted((s for s in shapes if s["layer"] == depth), key=lambda s: _unevenness(s, sizes))
         for depth in depths
     ]
-    turns = (shape for turn in zip_longest(*ranked) for shape in turn if shape is not None)
-    return list(islice(turns, limit))
+    return (shape for turn in zip_longest(*ranked) for shape in turn if shape is not None)
 
 
 def _unevenness(shape: Mapping[str, int], sizes: Mapping[str, int]) -> float:
@@ -206,9 +213,15 @@ def _nothing_fits(family: Family, budget: Budget, measured: Sequence[tuple[int, 
     if not measured:
         return BudgetError(f"{wanted}; the family can express none.", "Allow more axes or grid values.")
     smallest = min(size for size, _ in measured)
-    nearest, shape = min(measured, key=lambda entry: abs(entry[0] - budget.target))
-    described = " ".join(f"{axis}={size}" for axis, size in shape.items() if axis not in ("dim", "vocab"))
+    nearest = min(measured, key=lambda entry: abs(entry[0] - budget.target))[0]
+    below = sorted((e for e in measured if e[0] < budget.low), key=lambda entry: -entry[0])
+    above = sorted((e for e in measured if e[0] > budget.high), key=lambda entry: entry[0])
+    sides = [
+        f"{side} it {', '.join(f'{size:,} ({described(shape)})' for size, shape in found[:NUM_NEAREST])}"
+        for side, found in (("below", below), ("above", above))
+        if found
+    ]
     return BudgetError(
-        f"{wanted}; the smallest reachable is {smallest:,}, the nearest {nearest:,} ({described}).",
+        f"{wanted}; the smallest reachable is {smallest:,}. The nearest are {'; '.join(sides)}.",
         f"Ask for {nearest:,}, widen the tolerance, or allow more axes or grid values.",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
@@ -27,6 +28,7 @@ _BYTE_SUFFIXES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+_TIME_SUFFIXES = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6")}
 _QUANTITY = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)")
 _SMALLEST_MODEL_PARAMETERS = 1000
 
@@ -150,6 +152,34 @@ class Size:
         return str(format_size(self))
 
 
+@dataclass(frozen=True)
+class Ceiling:
+    """The most that something may be: a `share` of the teacher's, or an absolute `amount`."""
+
+    share: float | None = None
+    amount: float | None = None
+
+
+def parse_bytes_ceiling(value: object) -> Ceiling:
+    """Read the most bytes there may be: `50%` of the teacher's, or `200MB`."""
+    return _parse_ceiling(value, _BYTE_SUFFIXES, "50% of the teacher's, or 200MB")
+
+
+def parse_time_ceiling(value: object) -> Ceiling:
+    """Read the most time that something may take: `60%` of the teacher's, or `40ms`, `1.5s`."""
+    return _parse_ceiling(value, _TIME_SUFFIXES, "60% of the teacher's, or 40ms, 1.5s")
+
+
+def format_bytes_ceiling(ceiling: Ceiling) -> str:
+    """Write a ceiling so that `parse_bytes_ceiling` reads it back."""
+    return _format_ceiling(ceiling, {suffix: _BYTE_SUFFIXES[suffix] for suffix in ("GB", "MB", "kB", "B")})
+
+
+def format_time_ceiling(ceiling: Ceiling) -> str:
+    """Write a ceiling so that `parse_time_ceiling` reads it back."""
+    return _format_ceiling(ceiling, _TIME_SUFFIXES)
+
+
 def parse_size(value: object) -> Size:
     """Read the size of a model: `50%`, `4B`, `8GB` or `{low: 7.8B, high: 8.5B}`."""
     if isinstance(value, Size):
@@ -200,6 +230,31 @@ def _parse_interval(value: dict[Any, Any]) -> Size:
     return Size(interval=(low, high))
 
 
+def _parse_ceiling(value: object, units: Mapping[str, Decimal | int], wanted: str) -> Ceiling:
+    if isinstance(value, Ceiling):
+        return value
+    number, suffix = _split(value, wanted)
+    if suffix == "%":
+        if not 0 < number <= 100:
+            raise ValueError(f"{value!r} is not a part of the teacher's. Write more than 0%, at most 100%.")
+        return Ceiling(share=float(number / 100))
+    if suffix not in units:
+        known = {unit.lower(): unit for unit in units}.get(suffix.lower())
+        meant = f"Did you mean '{number}{known}'?" if known and suffix else f"Write {wanted}."
+        raise ValueError(f"{value!r} has no unit that fits here. {meant}")
+    if number <= 0:
+        raise ValueError(f"{value!r} leaves nothing. Write {wanted}.")
+    return Ceiling(amount=float(number * units[suffix]))
+
+
+def _format_ceiling(ceiling: Ceiling, units: Mapping[str, Decimal | int]) -> str:
+    if ceiling.amount is None:
+        return format_fraction(ceiling.share or 0.0)
+    amount = Decimal(repr(ceiling.amount))
+    unit = next((unit for unit, size in units.items() if amount >= size), list(units)[-1])
+    return f"{(amount / units[unit]).normalize():f}{unit}"
+
+
 def _whole_bytes(value: object, number: Decimal, suffix: str) -> int:
     num_bytes = number * _BYTE_SUFFIXES[suffix]
     if num_bytes != num_bytes.to_integral_value() or num_bytes <= 0:
@@ -245,4 +300,6 @@ CountOrShare = Annotated[
 Layer = Annotated[int, BeforeValidator(parse_layer), PlainSerializer(format_layer)]
 Alpha = Annotated[float | Literal["dynamic"], BeforeValidator(parse_alpha)]
 GridValue = Annotated[int | float, BeforeValidator(parse_grid_value)]
+BytesCeiling = Annotated[Ceiling, BeforeValidator(parse_bytes_ceiling), PlainSerializer(format_bytes_ceiling)]
+TimeCeiling = Annotated[Ceiling, BeforeValidator(parse_time_ceiling), PlainSerializer(format_time_ceiling)]
 ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]

@@ -73,7 +73,10 @@ class Importance:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One shape that was considered; losses in nats per token, before and after its short distillation."""
+    """One shape that was considered; losses in nats per token, before and after its short distillation.
+
+    `stopped` says why its trial ended early; `kv_cache_bytes` and `latency_s` are those of one request.
+    """
 
     sizes: dict[str, int]
     num_parameters: int
@@ -81,6 +84,27 @@ class Candidate:
     loss_after: float | None
     curve: list[tuple[float, float]]
     chosen: bool
+    stopped: str | None = None
+    kv_cache_bytes: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How the ranking came about: per step the candidates' ranks, and from when the final order stood."""
+
+    steps: list[int]
+    ranks: list[list[int | None]]
+    winner_step: int | None
+    order_step: int | None
+
+
+@dataclass(frozen=True)
+class Front:
+    """Numbers of the candidates that no other beats in both loss and a cost, and where the front bends."""
+
+    front: list[int]
+    knee: int | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,10 @@ class Choice:
     teacher_sizes: dict[str, int]
     teacher_num_parameters: int
     candidates: list[Candidate]
+    settled: Settled | None = None
+    trained_tokens: int | None = None
+    saved_tokens: int | None = None
+    fronts: dict[str, Front] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Candidate | None:
@@ -224,9 +252,30 @@ def _choice(raw: dict[str, Any]) -> Choice:
                 loss_after=_finite(candidate.get("loss_after")),
                 curve=_finite_points(candidate.get("curve") or []),
                 chosen=bool(candidate.get("chosen")),
+                stopped=candidate.get("stopped"),
+                kv_cache_bytes=_finite(candidate.get("kv_cache_bytes")),
+                latency_s=_finite(candidate.get("latency_s")),
             )
             for candidate in raw["candidates"]
         ],
+        settled=_settled(raw.get("settled")),
+        trained_tokens=(raw.get("trial_tokens") or {}).get("trained"),
+        saved_tokens=(raw.get("trial_tokens") or {}).get("saved"),
+        fronts={
+            objective: Front(front=list(found["front"]), knee=found["knee"])
+            for objective, found in (raw.get("pareto") or {}).items()
+        },
+    )
+
+
+def _settled(raw: Mapping[str, Any] | None) -> Settled | None:
+    if raw is None:
+        return None
+    return Settled(
+        steps=list(raw["steps"]),
+        ranks=[list(ranks) for ranks in raw["ranks"]],
+        winner_step=raw["winner_step"],
+        order_step=raw["order_step"],
     )
 
 
