@@ -27,7 +27,7 @@ def removed(bench: Bench, seed: int) -> dict[str, list[int]]:
 
     def loss(dropped: list[int]) -> float:
         kept = torch.tensor([layer for layer in range(num_layers) if layer not in dropped])
-        rows = bench.rows(seed + 1_000_003)
+        rows = bench.calibration(seed)
         found = held_out_loss(bench.cut({"layer": kept}), rows, num_rows=MEASURED_ROWS, batch_rows=8)
         return found.nats_per_token.mean
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from niwaki.pruning.memory_cut import cut_model
 from statistics_of_arms import Comparison, compare
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -32,7 +33,6 @@ from niwaki.ground.stream import Rows
 from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores
 from niwaki.pruning.select import select
-from niwaki.pruning.trim import trim
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "results"
@@ -118,23 +118,30 @@ class Bench:
         path = RUNS / self.teacher.name / "scores" / f"{seed}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = self.rows(seed + 1_000_003)
             found = score(
-                self.model, rows, num_samples=CALIBRATION_ROWS, batch_rows=4, sequence=("mean", "l2", "var")
+                self.model,
+                self.calibration(seed),
+                num_samples=CALIBRATION_ROWS,
+                batch_rows=4,
+                sequence=("mean", "l2", "var"),
             )
             found.save(path)
         return Scores.load(path)
 
+    def calibration(self, seed: int) -> Rows:
+        """Rows to score on: the training text in an order of its own."""
+        return self.rows(seed + 1_000_003)
+
     def cut(self, keep: Mapping[str, torch.Tensor]) -> PreTrainedModel:
         """The teacher cut to `keep`, in float32."""
-        folder = RUNS / self.teacher.name / "cut"
-        shutil.rmtree(folder, ignore_errors=True)
-        trim(self.folder, folder, keep=keep)
-        return load_model(folder, dtype=torch.float32)
+        return cut_model(self.model, keep)
 
-    def pruned(self, sizes: Mapping[str, int], seed: int, **options: Any) -> PreTrainedModel:
+    def pruned(
+        self, sizes: Mapping[str, int], seed: int, *, batch: str = "l2", sequence: str = "mean"
+    ) -> PreTrainedModel:
         """The teacher cut to `sizes` by its scores."""
-        return self.cut(select(self.scores(seed), sizes, **options))
+        scores = self.scores(seed)
+        return self.cut(select(scores.importances(batch=batch, sequence=sequence), scores.sizes, sizes))
 
     def random_weights(self, sizes: Mapping[str, int], seed: int) -> PreTrainedModel:
         """The same shape without anything of the teacher."""
@@ -164,6 +171,7 @@ def run_arm(
     rows: Rows | None = None,
     teacher: PreTrainedModel | None = None,
     save: bool = False,
+    learning_rate: float = LEARNING_RATE,
     **options: Any,
 ) -> dict[str, Any]:
     """Make a student, train it unless `learn` is "nothing", measure it; read the result if there is one.
@@ -173,6 +181,7 @@ def run_arm(
         tokens: to train on; the teacher's `train_tokens` when None.
         learn: "kl" from the teacher (with `options` of `distill`), "text" for the LM loss alone, "nothing".
         rows, teacher: instead of the bench's own.
+        learning_rate: the peak; a tenth of it at the end.
         save: keep the student in the arm's folder.
 
     Returns:
@@ -201,8 +210,8 @@ def run_arm(
             "num_steps": num_steps,
             "batch_rows": BATCH_ROWS,
             "micro_rows": BATCH_ROWS,
-            "learning_rate": LEARNING_RATE,
-            "min_learning_rate": LEARNING_RATE / 10,
+            "learning_rate": learning_rate,
+            "min_learning_rate": learning_rate / 10,
             "warmup_steps": num_steps // 20,
             "weight_decay": 0.1,
             "seed": seed,
