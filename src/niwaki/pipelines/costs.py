@@ -62,7 +62,10 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Work:
-    """The amounts that a recipe asks for, in tokens and rows."""
+    """The amounts that a recipe asks for, in tokens and rows.
+
+    `calibration_passes` is what scoring costs, in forward passes: 3 with a backward pass, 0 without any.
+    """
 
     sequence_length_tokens: int
     calibration_rows: int
@@ -73,6 +76,8 @@ class Work:
     num_candidates: int
     evaluate_tokens: int
     has_baseline: bool
+    calibration_passes: int = 1
+    calibration_rounds: int = 1
 
 
 def stage_costs(
@@ -90,25 +95,30 @@ def stage_costs(
     training_bytes = teacher_bytes + _training_bytes(student, work, bytes_per_activation)
     snapshots = NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
+    # Nothing but the activations of one layer at a time, except for a backward pass.
+    held_bytes = calibration // teacher.sizes["layer"]
+    if work.calibration_passes > 1:
+        held_bytes = calibration + teacher.num_parameters * BYTES_FLOAT32
+    scoring = work.calibration_passes * work.calibration_rows * length * once
+    further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
     return (
         StageCost(
             "score",
-            flops=work.calibration_rows * length * once,
-            # One layer's activations at a time: nothing is kept for a backward pass.
-            memory_bytes=teacher_bytes + calibration // teacher.sizes["layer"],
+            flops=scoring,
+            memory_bytes=teacher_bytes + held_bytes,
             read_bytes=teacher_bytes,
         ),
         # One candidate is on disk at a time.
         StageCost(
             "choose",
-            flops=work.num_candidates * (measured + work.trial_tokens * taught),
+            flops=work.num_candidates * (measured + work.trial_tokens * taught + further_rounds),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
             read_bytes=work.num_candidates * teacher_bytes,
             written_bytes=student_bytes + (snapshots if work.trial_tokens else 0),
         ),
-        StageCost("trim", read_bytes=teacher_bytes, written_bytes=student_bytes),
+        StageCost("trim", flops=further_rounds, read_bytes=teacher_bytes, written_bytes=student_bytes),
         StageCost(
             "distill",
             flops=work.distill_tokens * taught,

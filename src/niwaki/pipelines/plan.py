@@ -20,11 +20,14 @@ from niwaki.ground.model import model_path
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.preflight import preflight
 from niwaki.pruning.architecture import Budget, candidates
+from niwaki.pruning.rounds import round_sizes
 from niwaki.recipe.compress import CompressRecipe
 
 # Training reaches about this part of the speed of one large matrix product.
 EFFICIENCY = 0.4
 FEWEST_STEPS = 100
+# In forward passes; a backward pass costs two.
+_CALIBRATION_PASSES = {"activation": 1, "taylor": 3, "magnitude": 0, "random": 0}
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,10 @@ def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[di
     """The shapes, axis -> size, that the recipe ranks for a teacher of this config, in order of preference.
 
     Raises:
-        FamilyError: there is no table for this family.
+        FamilyError: there is no table for this family, or a shape is none that it can have, in the end or in
+            a round of scoring.
         BudgetError: no shape is inside the budget.
-        RecipeError: a value of the grid is none that the teacher can take.
+        RecipeError: a value of the grid, or an axis, is none that the teacher can take.
     """
     family = family_of(config)
     sizes, tied = family.axis_sizes(config), _is_tied(config)
@@ -129,7 +133,7 @@ def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[di
         recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
     )
     grid = recipe.choose.grid
-    return candidates(
+    shapes = candidates(
         family,
         sizes,
         budget=budget,
@@ -137,7 +141,12 @@ def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[di
         grid=None if grid is None else {str(axis): values for axis, values in grid.items()},
         axes=recipe.choose.axes,
         limit=recipe.choose.max_candidates,
+        fewest_experts=getattr(config, "num_experts_per_tok", None) or 1,
     )
+    for shape in shapes:
+        family.resize(config, shape)
+        round_sizes(family, sizes, shape, num_rounds=recipe.score.rounds)
+    return shapes
 
 
 def budget_of(recipe: CompressRecipe, *, num_parameters: int, parameter_bytes: int) -> Budget:
@@ -179,6 +188,8 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         sequence_length_tokens=recipe.data.sequence_length_tokens,
         calibration_rows=recipe.score.num_samples,
         calibration_batch_rows=recipe.score.batch_rows,
+        calibration_passes=_CALIBRATION_PASSES[recipe.score.measure],
+        calibration_rounds=recipe.score.rounds,
         micro_rows=recipe.distill.micro_rows,
         distill_tokens=recipe.distill.tokens,
         trial_tokens=recipe.trial_tokens if recipe.choose.rank == "distill" else 0,

@@ -21,13 +21,13 @@ from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.plan import find_candidates
 from niwaki.pruning.choose import Trial, choose
-from niwaki.pruning.scores import Scores
+from niwaki.pruning.importance import Importance
 from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
 
 
-def rank(recipe: CompressRecipe, inputs: Inputs, scores: Scores, *, folder: Path) -> dict[str, Any]:
+def rank(recipe: CompressRecipe, inputs: Inputs, importance: Importance, *, folder: Path) -> dict[str, Any]:
     """Rank the shapes inside the recipe's budget; finished trials in `folder` are not repeated.
 
     Returns:
@@ -38,7 +38,7 @@ def rank(recipe: CompressRecipe, inputs: Inputs, scores: Scores, *, folder: Path
 
     def trial(sizes: dict[str, int]) -> Trial:
         label = f"trial {shapes.index(sizes) + 1}/{len(shapes)}"
-        return _try(recipe, inputs, scores, sizes, folder=folder / "trial", label=label)
+        return _try(recipe, inputs, importance, sizes, folder=folder / "trial", label=label)
 
     choice = choose(shapes, trial, trials_file=folder / "trials.jsonl")
     family = family_of(config)
@@ -66,10 +66,16 @@ def rank(recipe: CompressRecipe, inputs: Inputs, scores: Scores, *, folder: Path
 
 
 def _try(
-    recipe: CompressRecipe, inputs: Inputs, scores: Scores, sizes: dict[str, int], *, folder: Path, label: str
+    recipe: CompressRecipe,
+    inputs: Inputs,
+    importance: Importance,
+    sizes: dict[str, int],
+    *,
+    folder: Path,
+    label: str,
 ) -> Trial:
     shutil.rmtree(folder, ignore_errors=True)
-    cut(inputs, scores, sizes, folder / "model")
+    cut(inputs, importance, sizes, folder / "model")
     student = inputs.load_student(folder / "model")
     trial = Trial(sizes, count_parameters(student), _held_out_loss(student, inputs), seed=recipe.seed)
     if recipe.choose.rank == "distill":
