@@ -142,9 +142,7 @@ def sum_per_unit(tensor: Tensor, expr: str, sizes: Sizes, axis: str) -> Tensor |
             continue
         wide = piece.reshape([_axis_size(name, expr, sizes) for name in names])
         wide = wide.movedim([names.index(unit) for unit in units], list(range(len(units))))
-        found = (
-            wide.flatten(len(units)).sum(-1, dtype=torch.float64) if wide.ndim > len(units) else wide.double()
-        )
+        found = wide.reshape([*wide.shape[: len(units)], -1]).sum(-1, dtype=torch.float64)
         total = found if total is None else total + found
     return total
 

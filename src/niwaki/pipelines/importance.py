@@ -59,11 +59,11 @@ def score_teacher(inputs: Inputs, folder: Path) -> None:
 def measure(inputs: Inputs, model: PreTrainedModel) -> Importance:
     """The importance of the units of `model`, the teacher or what a round has left of it."""
     section = inputs.recipe.score
-    calibration = {"num_samples": section.num_samples, "batch_rows": section.batch_rows}
+    options: dict[str, Any] = {"num_samples": section.num_samples, "batch_rows": section.batch_rows}
     if section.measure == "activation":
-        aggregation = {"batch": section.batch, "sequence": section.sequence}
-        return activation(model, inputs.calibration, **calibration, **aggregation)
-    return MEASURES[section.measure](model, inputs.calibration, **calibration, seed=inputs.recipe.seed)
+        options |= {"batch": section.batch, "sequence": section.sequence}
+        return activation(model, inputs.calibration, **options)
+    return MEASURES[section.measure](model, inputs.calibration, seed=inputs.recipe.seed, **options)
 
 
 def load(folder: Path) -> Importance:

@@ -4,8 +4,8 @@ Minitron (arXiv 2407.14679, section 2.2): |x| in float32, aggregated over the va
 (here), then over the samples (`scores.py`). Taking the axes in another order runs without complaint and
 gives another, worse metric.
 
-Shape suffixes: B samples, S tokens of a sample, N = B * S, T tokens of one expert, C units (channels, neurons, heads), K = heads *
-head size.
+Shape suffixes: B samples, S tokens of a sample, N = B * S, T tokens of one expert, C units (channels,
+neurons, heads), K = heads * head size.
 """
 
 from __future__ import annotations

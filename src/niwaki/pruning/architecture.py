@@ -178,15 +178,15 @@ def _even_shapes(
     tied: bool,
     fewest_experts: int,
 ) -> Iterator[Sizes]:
-    """For every depth, number of experts, hidden size and head count, the ffn that lands nearest the target."""
+    """For every depth, experts, hidden size and head count, the ffn that lands nearest the target."""
     inner = next((axis for axis in ("ffn", "effn") if axis in axes), None)
     layers = _eighths(sizes["layer"]) if "layer" in axes else [sizes["layer"]]
     hiddens = _aligned(sizes["hidden"]) if "hidden" in axes else [sizes["hidden"]]
-    experts = [sizes["expert"]] if "expert" in sizes else []
+    experts: list[Sizes] = [{}]
     if "expert" in axes:
-        experts = [number for number in _eighths(sizes["expert"]) if number >= fewest_experts]
-    for layer, expert, hidden in product(layers, experts or [None], hiddens):
-        outer = {**sizes, "layer": layer, "hidden": hidden} | ({"expert": expert} if expert else {})
+        experts = [{"expert": n} for n in _eighths(sizes["expert"]) if n >= fewest_experts]
+    for layer, expert, hidden in product(layers, experts, hiddens):
+        outer = {**sizes, "layer": layer, "hidden": hidden, **expert}
         for heads in _heads(family, outer, axes):
             shape = outer | heads
             if inner is None:
@@ -202,7 +202,7 @@ def _eighths(size: int) -> list[int]:
 
 
 def _heads(family: Family, sizes: Sizes, axes: Sequence[str]) -> list[Sizes]:
-    """The kv and group sizes to try; where the family ties hidden to the heads, the most that agree with it."""
+    """The kv and group sizes to try; where the family ties hidden to them, the most that agree with it."""
     kvs = range(sizes["kv"], 0, -1) if "kv" in axes else [sizes["kv"]]
     groups = range(sizes["group"], 0, -1) if "group" in axes else [sizes["group"]]
     options = ({"kv": kv, "group": group} for kv, group in product(kvs, groups))

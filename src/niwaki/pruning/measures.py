@@ -98,7 +98,7 @@ def taylor(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch_rows: 
         if not gradient.isfinite().all():
             raise EvaluationError(
                 f"The gradient of {name!r} holds NaN or infinity.",
-                "Load the model in a wider dtype (bfloat16 or float32 instead of float16), or look at the rows.",
+                "Load the model in a wider dtype (bfloat16 instead of float16), or look at the rows.",
             )
     return _sum_over_weights(
         model, lambda name, weight: (weight.detach().float() * gradients[name]).abs() * per_token

@@ -19,8 +19,8 @@ def cut_model(model: PreTrainedModel, keep: Mapping[str, Tensor]) -> PreTrainedM
     """Build the smaller model that `keep` leaves of `model`: stock `transformers`, sharing no memory with it.
 
     It has the dtype, device, attention kernel, generation config and mode (training or evaluation) of
-    `model`, which is left as it is. Its logits are those of the folder that `trim` makes with the same `keep`;
-    `ground.saved.save_model` writes it. Needs memory for both models.
+    `model`, which is left as it is. Its logits are those of the folder that `trim` makes with the same
+    `keep`; `ground.saved.save_model` writes it. Needs memory for both models.
 
     Args:
         model: all of its weights on one device.

@@ -149,7 +149,7 @@ class Probe:
                 self._of_expert(self._per_sample, f"{key}.effn.{name}", expert, values_BF)
 
     def _of_expert(self, into: dict[str, Tensor], key: str, expert: int, value: Tensor) -> None:
-        """Put one expert's value [] or [B, F] into its place in [E] or [B, E, F]; the others start at zero."""
+        """Put one expert's value, [] or [B, F], into its place in [E] or [B, E, F]; others start at zero."""
         dim = min(value.ndim, 1)
         if key not in into:
             into[key] = value.new_zeros(*value.shape[:dim], self._sizes["expert"], *value.shape[dim:])

@@ -3,7 +3,8 @@
 Minitron (arXiv 2407.14679, section 2.2): hidden channels by the output of the norms (the final one left
 out), neurons by the input of the second MLP matrix, heads by the norm of their output before the output
 projection, layers by block influence. Experts by the weighted norm of their output (REAP, arXiv 2510.13999),
-their neurons as those of an MLP, over the tokens routed to them. The paper uses 1024 samples of its training text.
+their neurons as those of an MLP, over the tokens routed to them. The paper uses 1024 samples
+of its training text.
 
 Scores depend on kernels, so each file names the versions, dtype and attention it was made with. They depend
 on batch size and padding only as the forward pass does: by float rounding.
@@ -48,8 +49,8 @@ def score(
     """Score a model on `num_samples` rows, each one sample, from `first_row` on.
 
     Only the decoder runs, without the language-model head. `axes` defaults to all that the family has of
-    hidden, ffn, group, layer, expert and effn. `sequence` lists the token aggregations to keep, of mean, l2 and var; each costs time. `model_id`
-    and `data_id` go into the provenance.
+    hidden, ffn, group, layer, expert and effn. `sequence` lists the token aggregations to keep, of mean, l2
+    and var; each costs time. `model_id` and `data_id` go into the provenance.
 
     With `checkpoint`, running sums are written there about once a minute, and a later call with the same
     arguments continues from them to the same bits; the file is removed at the end.

@@ -50,11 +50,9 @@ def select(
             keep[axis] = _largest(_importance_of(axis, importance, full_sizes), size)
     num_layers = full_sizes["layer"]
     num_dropped = num_layers - sizes.get("layer", num_layers)
-    if drop_layers is None:
-        drop_layers = (
-            drop(_importance_of("layer", importance, full_sizes), num_dropped) if num_dropped else ()
-        )
-    dropped = set(drop_layers)
+    if drop_layers is None and num_dropped:
+        drop_layers = drop(_importance_of("layer", importance, full_sizes), num_dropped)
+    dropped = set(drop_layers or ())
     if len(dropped) != num_dropped or not dropped <= set(range(num_layers)):
         raise RecipeError(
             f"drop_layers names layers {sorted(dropped)}, but {num_dropped} of {num_layers} layers go.",
