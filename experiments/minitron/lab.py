@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from niwaki.pruning.memory_cut import cut_model
 from statistics_of_arms import Comparison, compare
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -30,6 +29,7 @@ from niwaki.ground.metrics import read_metrics
 from niwaki.ground.model import count_parameters, load_model, load_tokenizer, local_folder
 from niwaki.ground.run import write_atomically
 from niwaki.ground.stream import Rows
+from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores
 from niwaki.pruning.select import select

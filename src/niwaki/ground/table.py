@@ -39,6 +39,7 @@ class Sites:
     Attributes:
         block: the decoder layer.
         ffn: the module whose input carries the ffn neurons (`[..., ffn]`); None where experts replace it.
+        experts: the module that holds the fused experts of a layer; None where there are none.
         heads: the module whose input carries the attention heads (`[..., kv * group * dim]`).
         norms: the modules of a layer whose output is the hidden stream that feeds attention and MLP; in a
             family that has only norms after them (olmo2), those.
@@ -50,6 +51,7 @@ class Sites:
 
     block: str
     ffn: str | None
+    experts: str | None
     heads: str
     norms: tuple[str, ...]
     input_norm: str | None
@@ -146,6 +148,7 @@ class Family:
         return Sites(
             block=self.layer_prefix,
             ffn=next(self._modules("hidden ffn"), None),
+            experts=next((name.rpartition(".")[0] for name in self._modules("expert hidden effn")), None),
             heads=next(self._modules("hidden (kv group dim)", "hidden (kv dim)")),
             norms=tuple(f"{self.layer_prefix}.{name}" for name in self.norms),
             input_norm=None if self.norms_after else f"{self.layer_prefix}.{self.norms[0]}",

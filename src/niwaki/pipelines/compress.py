@@ -15,6 +15,7 @@ from typing import Any
 from niwaki.distillation.train import check_same_tokenizer
 from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
+from niwaki.pipelines import importance
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
@@ -23,14 +24,11 @@ from niwaki.pipelines.plan import plan
 from niwaki.pipelines.results_table import show
 from niwaki.pipelines.teach import teach
 from niwaki.pipelines.trials import rank
-from niwaki.pruning.score import score
-from niwaki.pruning.scores import Scores
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.reporting.card import write_card
 from niwaki.reporting.page import write_report
 
 SCORE, CHOOSE, TRIM, DISTILL, EVALUATE = "1-score", "2-choose", "3-trim", "4-distill", "5-evaluate"
-_SHOWN_AXES = ("layer", "hidden", "ffn", "group")
 ORDER = (SCORE, CHOOSE, TRIM, DISTILL, EVALUATE)
 
 
@@ -46,22 +44,11 @@ def run(recipe: CompressRecipe, *, out: Path) -> dict[str, Any]:
 
 
 def score_stage(recipe: CompressRecipe, out: Path) -> None:
-    """One calibration pass that scores every axis."""
+    """Measure the importance of every unit, by default in one forward pass over calibration rows."""
     inputs = Inputs(recipe)
 
     def work(folder: Path) -> None:
-        scores = score(
-            inputs.load(inputs.teacher_folder),
-            inputs.calibration,
-            num_samples=recipe.score.num_samples,
-            batch_rows=recipe.score.batch_rows,
-            sequence=(recipe.score.sequence,),
-            model_id=inputs.teacher_fingerprint,
-            data_id=inputs.corpus.fingerprint,
-            checkpoint=folder / "partial.safetensors",
-        )
-        scores.save(folder / "scores.safetensors")
-        _write_json(folder / "importance.json", _importance(scores, recipe))
+        importance.score_teacher(inputs, folder)
 
     _stage(SCORE, recipe, out, inputs, work)
 
@@ -72,8 +59,8 @@ def choose_stage(recipe: CompressRecipe, out: Path) -> None:
     inputs = Inputs(recipe)
 
     def work(folder: Path) -> None:
-        scores = Scores.load(out / SCORE / "scores.safetensors")
-        _write_json(folder / "candidates.json", rank(recipe, inputs, scores, folder=folder))
+        scored = importance.load(out / SCORE)
+        _write_json(folder / "candidates.json", rank(recipe, inputs, scored, folder=folder))
 
     _stage(CHOOSE, recipe, out, inputs, work)
 
@@ -86,8 +73,7 @@ def trim_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         ranking = json.loads((out / CHOOSE / "candidates.json").read_text())
         sizes = next(c["sizes"] for c in ranking["candidates"] if c["chosen"])
-        scores = Scores.load(out / SCORE / "scores.safetensors")
-        cut(inputs, scores, sizes, folder / "model")
+        cut(inputs, importance.load(out / SCORE), sizes, folder / "model")
 
     _stage(TRIM, recipe, out, inputs, work)
 
@@ -156,19 +142,6 @@ def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: A
     depends = stage_inputs(recipe, inputs)
     begin(out, recipe, inputs.facts(), depends)
     stage(out, name, depends[name], work)
-
-
-def _importance(scores: Scores, recipe: CompressRecipe) -> dict[str, Any]:
-    pair = {"batch": recipe.score.batch, "sequence": recipe.score.sequence}
-    return {
-        **{
-            axis: scores.importance(axis, **pair).tolist()
-            for axis in _SHOWN_AXES
-            if axis in scores.provenance["axes"]
-        },
-        "num_samples": scores.num_samples,
-        "sequence_length_tokens": recipe.data.sequence_length_tokens,
-    }
 
 
 def _write_json(path: Path, content: Any) -> None:

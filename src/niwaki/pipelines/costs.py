@@ -62,7 +62,10 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Work:
-    """The amounts that a recipe asks for, in tokens and rows."""
+    """The amounts that a recipe asks for, in tokens and rows.
+
+    `calibration_passes` is what scoring costs, in forward passes: 3 with a backward pass, 0 without any.
+    """
 
     sequence_length_tokens: int
     calibration_rows: int
@@ -76,6 +79,8 @@ class Work:
     # Part of the trials' tokens that halving leaves to train, and the candidates that wait to go on.
     trial_share: float = 1.0
     num_kept_candidates: int = 1
+    calibration_passes: int = 1
+    calibration_rounds: int = 1
 
 
 def stage_costs(
@@ -94,26 +99,32 @@ def stage_costs(
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
     snapshots = NUM_SNAPSHOTS * snapshot
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
+    # Nothing but the activations of one layer at a time, except for a backward pass.
+    held_bytes = calibration // teacher.sizes["layer"]
+    if work.calibration_passes > 1:
+        held_bytes = calibration + teacher.num_parameters * BYTES_FLOAT32
+    scoring = work.calibration_passes * work.calibration_rows * length * once
+    further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
     return (
         StageCost(
             "score",
-            flops=work.calibration_rows * length * once,
-            # One layer's activations at a time: nothing is kept for a backward pass.
-            memory_bytes=teacher_bytes + calibration // teacher.sizes["layer"],
+            flops=scoring,
+            memory_bytes=teacher_bytes + held_bytes,
             read_bytes=teacher_bytes,
         ),
         StageCost(
             "choose",
-            flops=work.num_candidates * (measured + work.trial_share * work.trial_tokens * taught),
+            flops=work.num_candidates
+            * (measured + work.trial_share * work.trial_tokens * taught + further_rounds),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
             read_bytes=work.num_candidates * teacher_bytes,
             # Each candidate with one snapshot, and another one while it is written.
             written_bytes=work.num_kept_candidates * (student_bytes + (snapshot if work.trial_tokens else 0))
             + (snapshot if work.trial_tokens else 0),
         ),
-        StageCost("trim", read_bytes=teacher_bytes, written_bytes=student_bytes),
+        StageCost("trim", flops=further_rounds, read_bytes=teacher_bytes, written_bytes=student_bytes),
         StageCost(
             "distill",
             flops=work.distill_tokens * taught,

@@ -25,11 +25,14 @@ from niwaki.pipelines.preflight import check_losses, preflight
 from niwaki.pipelines.serving import Request, ServingCost, serving_cost
 from niwaki.pruning.architecture import Budget, candidates
 from niwaki.pruning.halving import rung_steps, total_steps
+from niwaki.pruning.rounds import round_sizes
 from niwaki.recipe.compress import CompressRecipe
 
 # Training reaches about this part of the speed of one large matrix product.
 EFFICIENCY = 0.4
 FEWEST_STEPS = 100
+# In forward passes; a backward pass costs two.
+_CALIBRATION_PASSES = {"activation": 1, "taylor": 3, "magnitude": 0, "random": 0}
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,10 @@ def find_candidates(
         latency_s: measures a shape here, for `choose.device: here`; without it that limit is left out.
 
     Raises:
-        FamilyError: there is no table for this family.
+        FamilyError: there is no table for this family, or a shape is none that it can have, in the end or in
+            a round of scoring.
         BudgetError: no shape is inside the budget and the limits.
-        RecipeError: a value of the grid is none that the teacher can take.
+        RecipeError: a value of the grid, or an axis, is none that the teacher can take.
     """
     family = family_of(config)
     sizes, tied = family.axis_sizes(config), _is_tied(config)
@@ -149,7 +153,7 @@ def find_candidates(
         recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
     )
     grid = recipe.choose.grid
-    return candidates(
+    shapes = candidates(
         family,
         sizes,
         budget=budget,
@@ -158,7 +162,12 @@ def find_candidates(
         axes=recipe.choose.axes,
         limit=recipe.choose.max_candidates,
         limits=limits_of(recipe.choose, sizes, lambda shape: served(recipe, config, shape), latency_s),
+        fewest_experts=getattr(config, "num_experts_per_tok", None) or 1,
     )
+    for shape in shapes:
+        family.resize(config, shape)
+        round_sizes(family, sizes, shape, num_rounds=recipe.score.rounds)
+    return shapes
 
 
 def served(recipe: CompressRecipe, config: PreTrainedConfig, sizes: Mapping[str, int]) -> ServingCost:
@@ -219,6 +228,8 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         sequence_length_tokens=recipe.data.sequence_length_tokens,
         calibration_rows=recipe.score.num_samples,
         calibration_batch_rows=recipe.score.batch_rows,
+        calibration_passes=_CALIBRATION_PASSES[recipe.score.measure],
+        calibration_rounds=recipe.score.rounds,
         micro_rows=recipe.distill.micro_rows,
         distill_tokens=recipe.distill.tokens,
         trial_tokens=recipe.trial_tokens if recipe.choose.rank == "distill" else 0,

@@ -24,7 +24,7 @@ from niwaki.pipelines.serving import Request
 from niwaki.pipelines.stopwatch import stopwatch
 from niwaki.pruning.choose import Choice, choose
 from niwaki.pruning.halving import halve
-from niwaki.pruning.scores import Scores
+from niwaki.pruning.importance import Importance
 from niwaki.pruning.trial import Trial
 from niwaki.recipe.compress import CompressRecipe
 
@@ -32,7 +32,7 @@ _BATCH_ROWS = 8
 LATENCIES = "latencies.json"
 
 
-def rank(recipe: CompressRecipe, inputs: Inputs, scores: Scores, *, folder: Path) -> dict[str, Any]:
+def rank(recipe: CompressRecipe, inputs: Inputs, importance: Importance, *, folder: Path) -> dict[str, Any]:
     """Rank the shapes inside the recipe's budget and limits; what `folder` holds finished is not repeated.
 
     Returns:
@@ -44,14 +44,19 @@ def rank(recipe: CompressRecipe, inputs: Inputs, scores: Scores, *, folder: Path
         request = Request(**recipe.choose.serving.model_dump())
         latency_s = stopwatch(config, request, record=folder / LATENCIES)
     shapes = find_candidates(recipe, config, latency_s=latency_s)
-    choice = _try_all(recipe, inputs, scores, shapes, folder=folder)
+    choice = _try_all(recipe, inputs, importance, shapes, folder=folder)
     found = ranking(recipe, config, choice, latency_s=latency_s)
     say(found)
     return found
 
 
 def _try_all(
-    recipe: CompressRecipe, inputs: Inputs, scores: Scores, shapes: list[dict[str, int]], *, folder: Path
+    recipe: CompressRecipe,
+    inputs: Inputs,
+    importance: Importance,
+    shapes: list[dict[str, int]],
+    *,
+    folder: Path,
 ) -> Choice:
     rungs = trial_rungs(recipe)
     trials = folder / "trials"
@@ -65,7 +70,7 @@ def _try_all(
     def try_until(sizes: dict[str, int], until_step: int, so_far: Trial | None) -> Trial:
         label = f"trial {shapes.index(sizes) + 1}/{len(shapes)}"
         trial = _try(
-            recipe, inputs, scores, sizes, so_far, folder=place(sizes), label=label, until_step=until_step
+            recipe, inputs, importance, sizes, so_far, folder=place(sizes), label=label, until_step=until_step
         )
         if until_step == rungs[-1]:
             drop(sizes)
@@ -83,7 +88,7 @@ def _try_all(
 def _try(
     recipe: CompressRecipe,
     inputs: Inputs,
-    scores: Scores,
+    importance: Importance,
     sizes: dict[str, int],
     so_far: Trial | None,
     *,
@@ -94,7 +99,7 @@ def _try(
     """Trim a shape and train it up to a step; what `folder` holds of that is not repeated."""
     if not (folder / "model").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        cut(inputs, scores, sizes, folder / "model")
+        cut(inputs, importance, sizes, folder / "model")
     student = inputs.load_student(folder / "model")
     before = _held_out_loss(student, inputs) if so_far is None else so_far.loss_before
     trial = Trial(sizes, count_parameters(student), before, seed=recipe.seed)

@@ -17,22 +17,34 @@ from niwaki.recipe.quantities import (
 )
 from niwaki.recipe.section import Section
 
-Axis = Literal["layer", "hidden", "ffn", "group"]
-GridAxis = Literal["layer", "hidden", "ffn", "ffn_ratio", "group", "heads"]
+Axis = Literal["layer", "hidden", "ffn", "kv", "group", "expert", "effn"]
+GridAxis = Literal["layer", "hidden", "ffn", "ffn_ratio", "kv", "group", "heads", "expert", "effn"]
 Device = Literal["here", "h100", "h200", "a100", "l4", "xeon-8480"]
 Aggregation = Literal["mean", "l2", "var"]
 
 
 class Score(Section):
-    """One calibration pass that scores every axis.
+    """What matters: one calibration pass that scores every axis.
 
     arXiv 2407.14679, section 2.
     """
 
+    measure: Literal["activation", "taylor", "magnitude", "random"] = Field(
+        "activation", description="what importance is; the last three are for comparison"
+    )
     num_samples: Count = Field(1024, gt=0, description="calibration rows")
     batch_rows: Count = Field(8, gt=0, description="rows of one forward pass; changes speed only")
     batch: Aggregation = Field("l2", description="aggregation over samples")
     sequence: Aggregation = Field("mean", description="aggregation over the tokens of a sample")
+    rounds: Count = Field(1, gt=0, description="score, cut a part of the way, score again: so many times")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.measure != "activation" and (self.batch, self.sequence) != ("l2", "mean"):
+            raise ValueError(
+                f"batch and sequence aggregate activations; measure {self.measure} has none. Remove them."
+            )
+        return self
 
 
 class Limits(Section):
@@ -62,8 +74,8 @@ class Choose(Section):
         default_factory=lambda data: None if _is_interval(data) else 0.05,
         description="how far from `to` a shape may be; not for an interval",
     )
-    axes: tuple[Axis, ...] = Field(
-        ("layer", "hidden", "ffn"), description="may shrink: layer hidden ffn group (query heads)"
+    axes: tuple[Axis, ...] | None = Field(
+        None, description="may shrink: layer hidden ffn kv group expert effn; null for depth, hidden and MLP"
     )
     grid: dict[GridAxis, tuple[GridValue, ...]] | None = Field(
         None, description="instead of axes: {hidden: [3072, 4096], ffn_ratio: [3, 4], heads: [24, 32]}"
@@ -103,7 +115,7 @@ class Choose(Section):
             raise ValueError(
                 "tolerance is needed unless `to` is an interval {low, high}; the usual one is 5%."
             )
-        if not self.axes or len(set(self.axes)) != len(self.axes):
+        if self.axes is not None and (not self.axes or len(set(self.axes)) != len(self.axes)):
             raise ValueError(f"axes must name each axis once, at least one; found {list(self.axes)}.")
         for axis, sizes in (self.grid or {}).items():
             if not sizes or min(sizes) <= 0:
