@@ -182,6 +182,19 @@ def test_costs_follow_what_the_recipe_asks_for():
     assert costs()["distill"].memory_bytes > 200_000 + 16 * 50_000
 
 
+def test_scoring_costs_what_its_measure_and_rounds_take():
+    once = costs()["score"].flops
+    assert once == 10 * 32 * BIG.forward_flops(32)
+    assert costs(calibration_passes=3)["score"].flops == 3 * once
+    assert costs(calibration_passes=0)["score"].flops == 0
+    # A gradient beside the weights, and the activations of every layer.
+    assert costs(calibration_passes=3)["score"].memory_bytes > costs()["score"].memory_bytes + 4 * 100_000
+    further = costs(calibration_rounds=3)
+    assert further["score"].flops == once
+    assert further["choose"].flops == costs()["choose"].flops + 3 * 2 * once
+    assert further["trim"].flops == 2 * once
+
+
 def problem(found):
     assert len(found.problems) == 1, found.problems
     with pytest.raises(type(found.problems[0])):
@@ -219,6 +232,37 @@ def test_a_budget_that_no_shape_reaches(planned, to):
 
 def test_a_grid_that_the_teacher_cannot_take(planned):
     assert isinstance(problem(planned(choose={"grid": {"hidden": [5000]}})), RecipeError)
+
+
+def save_mixture(teacher):
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2, "vocab_size": 8}
+    AutoConfig.for_model("mixtral", hidden_size=64, num_attention_heads=8, **sizes).save_pretrained(teacher)
+
+
+def test_fewer_experts_than_a_token_visits(teacher, planned):
+    save_mixture(teacher)
+    found = problem(planned(choose={"to": {"low": 1, "high": "1B"}, "grid": {"expert": [1, 2]}}))
+    assert isinstance(found, FamilyError)
+    assert "1 experts are fewer than num_experts_per_tok=2" in found.message
+    assert "Keep at least 2" in found.remedy
+    shapes = planned(choose={"to": "60%", "tolerance": "20%", "axes": ["expert", "effn"]}).candidates
+    assert min(shape.sizes["expert"] for shape in shapes) == 2
+
+
+def test_axes_that_the_teacher_does_not_have_or_cuts_only_together(teacher, planned):
+    save_mixture(teacher)
+    assert "mixtral has no ffn" in problem(planned(choose={"axes": ["layer", "ffn"]})).message
+    AutoConfig.for_model("phi3", vocab_size=8, pad_token_id=0).save_pretrained(teacher)
+    assert "they can only be cut together" in problem(planned(choose={"axes": ["hidden", "ffn"]})).message
+    assert not planned().problems
+
+
+def test_rounds_without_a_size_on_the_way(teacher, planned):
+    save_teacher(teacher, num_attention_heads=64, num_key_value_heads=8)
+    choose = {"to": {"low": 1, "high": "9B"}, "grid": {"heads": [32]}}
+    assert not planned(choose=choose).problems
+    found = problem(planned(choose=choose, score={"rounds": 3}))
+    assert "round 1 of 3 finds no hidden size" in found.message
 
 
 def test_rows_longer_than_the_context(teacher, planned):

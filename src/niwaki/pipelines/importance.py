@@ -73,9 +73,10 @@ def load(folder: Path) -> Importance:
 
 def _for_report(importance: Importance, inputs: Inputs) -> dict[str, Any]:
     recipe = inputs.recipe
+    reads_rows = recipe.score.measure in ("activation", "taylor")
     return {
         **{axis: importance[axis].tolist() for axis in _SHOWN_AXES if axis in importance},
         "measure": recipe.score.measure,
-        "num_samples": recipe.score.num_samples,
-        "sequence_length_tokens": recipe.data.sequence_length_tokens,
+        "num_samples": recipe.score.num_samples if reads_rows else None,
+        "sequence_length_tokens": recipe.data.sequence_length_tokens if reads_rows else None,
     }

@@ -61,12 +61,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Importance:
-    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty."""
+    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty.
+
+    `measure` is the recipe's `score.measure`.
+    """
 
     layer: list[float]
     ffn: list[list[float]]
     group: list[list[list[float]]]
     hidden: list[float]
+    measure: str
     num_samples: int | None
     sequence_length_tokens: int | None
 
@@ -234,6 +238,7 @@ def _importance(raw: dict[str, Any]) -> Importance:
         ffn=raw.get("ffn") or [],
         group=raw.get("group") or [],
         hidden=raw.get("hidden") or [],
+        measure=raw.get("measure") or "activation",
         num_samples=raw.get("num_samples"),
         sequence_length_tokens=raw.get("sequence_length_tokens"),
     )
