@@ -41,7 +41,7 @@ def choosing(scored, tmp_path):
 
 def changed(recipe, **changes):
     content = recipe.model_dump(mode="json")
-    content["choose"] |= changes
+    content["choose"] |= {"tolerance": "40%"} | changes
     return CompressRecipe.model_validate(content)
 
 
@@ -68,7 +68,7 @@ def test_a_survivors_curve_is_that_of_the_full_trial(choosing, capsys):
 
 
 def test_a_search_killed_inside_a_rung_ends_with_the_same_bytes(scored, choosing, tmp_path, monkeypatch):
-    recipe, run = scored
+    _, run = scored
     choosing("straight", halving=1)
     shutil.copytree(run, tmp_path / "killed")
     real, calls = trials.distill, []
