@@ -41,7 +41,7 @@ def choosing(scored, tmp_path):
 
 def changed(recipe, **changes):
     content = recipe.model_dump(mode="json")
-    content["choose"] |= changes
+    content["choose"] |= {"tolerance": "40%"} | changes
     return CompressRecipe.model_validate(content)
 
 

@@ -6,6 +6,7 @@ own latency, which is measured once: a slow minute of the machine must not decid
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from functools import cache
@@ -77,5 +78,6 @@ def latencies_s(models: dict[str, PreTrainedModel], request: Request) -> dict[st
 
 def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A stock model of this config with random weights, on the device and in the dtype that models run in."""
+    own = copy.deepcopy(config)  # from_config writes the dtype into it
     with torch.device(device()):
-        return AutoModelForCausalLM.from_config(config, dtype=compute_dtype()).eval()
+        return AutoModelForCausalLM.from_config(own, dtype=compute_dtype()).eval()
