@@ -176,6 +176,30 @@ def test_in_every_family_a_model_is_no_distance_from_itself_and_some_from_anothe
         assert different[f"hidden_{part}"] > 1e-2, part
 
 
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_the_stream_is_heard_behind_the_norm_where_there_is_one(model_type):
+    family, _, model = tiny(model_type)
+    hidden = HiddenLoss(parts=("embedding", "output", "mlp_input"), layers={1: 1, -1: -1})
+    norms = [model.get_submodule(name.format(layer=1)) for name in family.sites.norms]
+    normed = []
+    handle = norms[1].register_forward_hook(lambda module, args, output: normed.append(output))
+    with torch.no_grad(), listening(model, hidden, role="teacher") as heard:
+        states = model(PROMPT, output_hidden_states=True).hidden_states
+    handle.remove()
+    assert len(heard) == 5
+    torch.testing.assert_close(heard["output", 1], states[-1])
+    if model_type in ("olmo2", "olmo3"):
+        torch.testing.assert_close(heard["embedding", 0], states[0])
+        torch.testing.assert_close(heard["output", 0], states[2])
+        assert (heard["mlp_input", 0] - normed[0]).abs().max() > 0.1
+    else:
+        with torch.no_grad():
+            for key, layer, state in ((("embedding", 0), 0, states[0]), (("output", 0), 2, states[2])):
+                norm = model.get_submodule(family.sites.norms[0].format(layer=layer))
+                torch.testing.assert_close(heard[key], norm(state))
+        torch.testing.assert_close(heard["mlp_input", 0], normed[0])
+
+
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt_neox"])
 def test_the_attention_part_hears_the_queries(model_type):
     family, config, model = tiny(model_type)
