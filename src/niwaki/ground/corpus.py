@@ -24,6 +24,7 @@ from niwaki.errors import DataError
 from niwaki.ground.text import Document, read_documents, source_fingerprint, split_of
 
 _DOCUMENTS_A_BATCH = 64
+_TOKENS_HASHED_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(f"{content}{tokenizer.eos_token_id}".encode()).hexdigest()[:16]
+
+
+def text_fingerprint(corpus: Corpus) -> str:
+    """A hash of every token on both sides, in order, wherever the text came from."""
+    digest = hashlib.sha256()
+    for tokens in (corpus.train, corpus.held_out):
+        digest.update(f"{len(tokens.ids)} ".encode())
+        for first in range(0, len(tokens.ids), _TOKENS_HASHED_AT_ONCE):
+            digest.update(tokens.ids[first : first + _TOKENS_HASHED_AT_ONCE].astype("<u4").tobytes())
+    return digest.hexdigest()[:16]
 
 
 def prepare(
