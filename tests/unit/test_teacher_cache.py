@@ -168,7 +168,7 @@ def test_a_student_of_the_cache_comes_as_close_as_one_of_the_teacher(teacher, st
         **SETTINGS,
     )
     (first, last), (first_cached, last_cached) = (held_out_kl(tmp_path / n) for n in ("live", "cached"))
-    assert last < 0.6 * first
+    assert last < 0.8 * first
     assert last_cached == pytest.approx(last, rel=0.25)
     assert first_cached == pytest.approx(first, rel=0.15)
 
