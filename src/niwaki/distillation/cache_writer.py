@@ -81,7 +81,7 @@ def build(
     check_top_k(vocab_size, top_k=top_k)
     (sequence_length,) = {rows.sequence_length for rows in parts.values()}
     row_bytes = sequence_length * bytes_per_token(vocab_size, top_k=top_k, num_samples=num_samples)
-    meta = {
+    meta: dict[str, Any] = {
         "belongs_to": dict(belongs_to)
         | {"sequence_length_tokens": sequence_length, "top_k": top_k, "samples": num_samples},
         "seed": seed,

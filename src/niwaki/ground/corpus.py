@@ -88,14 +88,40 @@ def prepare(
             "the tokenizer has no end-of-text token.", "Set its `eos_token`; documents are joined with it."
         )
     options = {"text_column": text_column, "config": config, "split": split}
-    origin = source_fingerprint(source, **options)
-    key = f"{origin}-{tokenizer_fingerprint(tokenizer)}-{held_out:g}-{max_tokens}"
-    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder = (cache or default_cache()) / "tokens" / fingerprint
+    folder = _folder(source, tokenizer, held_out=held_out, max_tokens=max_tokens, cache=cache, **options)
     if not folder.exists():
         documents = read_documents(source, text_column=text_column, config=config, split=split)
         _tokenise(documents, tokenizer, folder, held_out=held_out, max_tokens=max_tokens, source=source)
-    return _open(folder, fingerprint)
+    return _open(folder, folder.name)
+
+
+def find(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    held_out: float,
+    max_tokens: int | None = None,
+    cache: Path | None = None,
+    **options: str | None,
+) -> Corpus | None:
+    """What `prepare` would return, if it has been called with the same arguments before; else None."""
+    folder = _folder(source, tokenizer, held_out=held_out, max_tokens=max_tokens, cache=cache, **options)
+    return _open(folder, folder.name) if folder.exists() else None
+
+
+def _folder(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    held_out: float,
+    max_tokens: int | None,
+    cache: Path | None,
+    **options: str | None,
+) -> Path:
+    """Where the tokens lie; its name is the fingerprint of the corpus."""
+    origin = source_fingerprint(source, **options)
+    key = f"{origin}-{tokenizer_fingerprint(tokenizer)}-{held_out:g}-{max_tokens}"
+    return (cache or default_cache()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def default_cache() -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,9 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
+from niwaki.pipelines import cached_teacher
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
+from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.preflight import preflight
 from niwaki.pruning.architecture import Budget, candidates
 from niwaki.recipe.compress import CompressRecipe
@@ -67,7 +69,9 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
     `flops_per_s` is what training sustains here; None measures it for a moment. Nothing is raised for a
     recipe that cannot work: the reasons are in `problems`.
     """
+    inputs = Inputs(recipe, out)
     problems: list[NiwakiError] = []
+    warnings: list[str] = []
     config, teacher = None, None
     shapes: list[Shape] = []
     try:
@@ -81,6 +85,10 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
     stages: tuple[StageCost, ...] = ()
     if teacher is not None and shapes:
         work = amounts(recipe, num_candidates=len(shapes))
+        if recipe.distill.cache is not None:
+            a_token, num_tokens = cached_teacher.cache_bytes(inputs, teacher.sizes["vocab"])
+            work = replace(work, cache_bytes_per_token=a_token, cache_tokens=num_tokens or 0)
+            warnings.append(cached_teacher.size_in_words(a_token, num_tokens))
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
             teacher,
@@ -89,8 +97,10 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
         )
-    written_bytes = sum(stage.written_bytes for stage in stages)
-    problems += preflight(recipe, out, config, written_bytes)
+    in_run = [s for s in stages if s.name != "cache" or not cached_teacher.lies_elsewhere(recipe)]
+    problems += preflight(recipe, out, config, sum(stage.written_bytes for stage in in_run))
+    if config is not None:
+        problems += cached_teacher.problems(inputs, config)
     return Plan(
         recipe=recipe,
         out=out,
@@ -100,7 +110,7 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         stages=stages,
         flops_per_s=flops_per_s or measure_flops_per_s(recipe.distill.precision),
         problems=tuple(problems),
-        warnings=tuple(_warnings(recipe)),
+        warnings=(*_warnings(recipe), *warnings),
     )
 
 
@@ -185,6 +195,9 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         num_candidates=num_candidates,
         evaluate_tokens=recipe.evaluate.num_tokens,
         has_baseline=recipe.evaluate.baseline == "random",
+        correct_tokens=recipe.correct_tokens,
+        corrects_alongside=recipe.corrects_alongside,
+        has_cache=recipe.distill.cache is not None,
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from niwaki.distillation.train import distill
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.family import family_of
 from niwaki.ground.metrics import read_metrics
@@ -20,6 +19,7 @@ from niwaki.ground.model import count_parameters
 from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.plan import find_candidates
+from niwaki.pipelines.teach import learn
 from niwaki.pruning.choose import Trial, choose
 from niwaki.pruning.scores import Scores
 from niwaki.recipe.compress import CompressRecipe
@@ -73,17 +73,9 @@ def _try(
     student = inputs.load_student(folder / "model")
     trial = Trial(sizes, count_parameters(student), _held_out_loss(student, inputs), seed=recipe.seed)
     if recipe.choose.rank == "distill":
-        teacher = inputs.load(inputs.teacher_folder)
         num_steps = recipe.steps(recipe.trial_tokens)
         options = inputs.training(num_steps) | {"save_every_steps": num_steps}
-        distill(
-            student,
-            teacher,
-            inputs.train,
-            out=folder,
-            label=label,
-            **options,
-        )
+        learn(inputs, student, out=folder, label=label, **options)
         key = "held_out_cross_entropy"
         curve = tuple((r["step"], r[key]) for r in read_metrics(folder / "metrics.jsonl") if key in r)
         trial = Trial(**{**vars(trial), "loss_after": _held_out_loss(student, inputs), "loss_curve": curve})

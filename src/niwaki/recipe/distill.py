@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from niwaki.recipe.quantities import Count, CountOrShare, Number
 from niwaki.recipe.section import Section
+from niwaki.recipe.teacher import Cache, refuse_other_losses
 
 
 class Distill(Section):
@@ -24,6 +25,9 @@ class Distill(Section):
     warmup: CountOrShare = Field(0.05, description="steps, or a percentage of all steps")
     weight_decay: Number = Field(0.1, ge=0, description="AdamW, on matrices")
     clip_norm: Number = Field(1.0, gt=0, description="largest norm of the gradient")
+    cache: Cache | None = Field(
+        None, description="the teacher's predictions on disk, {top_k, samples, path}; null: a live teacher"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it"
     )
@@ -40,4 +44,6 @@ class Distill(Section):
             raise ValueError(
                 f"tokens ({self.tokens:,}) do not fill one batch_tokens ({self.batch_tokens:,})."
             )
+        if self.cache is not None:
+            refuse_other_losses(self, "a cached teacher (distill.cache)")
         return self
