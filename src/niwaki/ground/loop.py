@@ -269,8 +269,8 @@ def _update(
     where: str,
 ) -> float:
     """One clipped optimiser step; the norm of the gradient before clipping."""
-    model: nn.Module = getattr(objective, "module", objective).model
-    parts = [model.get_submodule(part) for part in rate_factors]
+    wrapped: Any = getattr(objective, "module", objective)
+    parts = [wrapped.model.get_submodule(part) for part in rate_factors]
     norm = math.hypot(*(float(accelerator.clip_grad_norm_(p.parameters(), clip_norm)) for p in parts))
     # A loss that is not finite has no finite gradient.
     if not math.isfinite(norm):

@@ -103,7 +103,7 @@ def size_in_words(bytes_a_token: int, num_tokens: int | None) -> str:
     if num_tokens is None:
         return (
             f"The cached teacher takes {bytes_a_token} bytes per token of the training text. How many there "
-            f"are is known once it is tokenised, and checked against the disk then; data.max_tokens bounds it."
+            "are is known once it is tokenised, and checked against the disk then; data.max_tokens bounds it."
         )
     return (
         f"The cached teacher takes {bytes_a_token} bytes per token of the training text: "

@@ -180,9 +180,9 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
 
 
 def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any) -> None:
+    depends = stage_inputs(recipe, inputs)
     if recipe.distill.cache is not None:
         check_cache(inputs)
-    depends = stage_inputs(recipe, inputs)
     begin(out, recipe, inputs.facts(), depends)
     stage(out, name, depends[name], work)
 
