@@ -217,6 +217,26 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])
 
 
+def test_each_part_has_its_own_rate_and_its_own_clipping(tiny_model, tmp_path):
+    """Two copies in one module end as each would alone, though one has a thousand times the gradient."""
+
+    def both(pair, batch):
+        (small, _), (large, _) = next_token_loss(pair[0], batch), next_token_loss(pair[1], batch)
+        return small + 1000 * large, {}
+
+    pair = torch.nn.ModuleList([copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)])
+    settings = {"num_steps": 3, "batch_rows": 4, "micro_rows": 4, "learning_rate": 1e-2, "clip_norm": 0.1}
+    fit(pair, ROWS, both, out=tmp_path / "pair", rate_factors={"0": 1.0, "1": 0.1}, **settings)
+    for number, rate in ((0, 1e-2), (1, 1e-3)):
+        alone = train(
+            copy.deepcopy(tiny_model),
+            tmp_path / str(number),
+            **settings | {"learning_rate": rate, "warmup_steps": 0},
+        )
+        for name, tensor in pair[number].state_dict().items():
+            torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-6)
+
+
 def test_a_tracker_gets_the_metrics_too(tiny_model, tmp_path):
     train(tiny_model, tmp_path, num_steps=2, trackers=("tensorboard",))
     assert list(tmp_path.rglob("events.out.tfevents.*"))

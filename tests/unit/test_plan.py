@@ -195,6 +195,25 @@ def test_scoring_costs_what_its_measure_and_rounds_take():
     assert further["trim"].flops == 2 * once
 
 
+def test_a_teacher_in_training_and_one_on_disk_cost_what_they_do():
+    taught = costs()["distill"]
+    first = costs(correct_tokens=500)
+    assert first["correct"].flops == 3 * 500 * BIG.forward_flops(32)
+    assert first["correct"].memory_bytes > 16 * 100_000
+    assert first["distill"] == taught
+    beside = costs(corrects_alongside=True)
+    assert beside["distill"].flops == taught.flops + 1000 * 2 * BIG.forward_flops(32)
+    assert beside["distill"].memory_bytes > taught.memory_bytes + 16 * 100_000
+    assert beside["distill"].written_bytes == taught.written_bytes + 3 * 12 * 100_000 + 200_000
+    assert beside["choose"] == costs()["choose"]
+    cached = costs(has_cache=True, cache_tokens=700, cache_bytes_per_token=10)
+    assert cached["cache"].flops == 700 * BIG.forward_flops(32)
+    assert cached["cache"].written_bytes == 7000
+    assert cached["distill"].flops == pytest.approx(taught.flops - 1000 * BIG.forward_flops(32))
+    assert cached["distill"].memory_bytes == taught.memory_bytes - 200_000
+    assert cached["choose"].flops < costs()["choose"].flops
+
+
 def problem(found):
     assert len(found.problems) == 1, found.problems
     with pytest.raises(type(found.problems[0])):
@@ -310,6 +329,43 @@ def test_what_a_begun_run_holds_is_not_needed_again(planned, tmp_path, monkeypat
     with (tmp_path / "run" / "weights").open("wb") as sparse:
         sparse.truncate(needed_bytes)
     assert planned().problems == ()
+
+
+KEPT_BYTES = 64 * 6 + 32 * 4 + 8
+
+
+def test_a_cached_teacher_is_checked_against_the_disk_it_lies_on(planned, tmp_path, monkeypatch):
+    cache = {"path": str(tmp_path / "shared" / "cache")}
+    found = planned(distill={"cache": cache}, data={"max_tokens": "1M"})
+    assert found.problems == ()
+    assert f"takes {KEPT_BYTES} bytes per token of the training text: 0.52 GB" in found.warnings[0]
+    assert next(s for s in found.stages if s.name == "cache").written_bytes == KEPT_BYTES * 10**6
+    free = {str(tmp_path): KEPT_BYTES * 10**6 - 1}
+    large = SimpleNamespace(free=10**12)
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: SimpleNamespace(free=free[str(path)]) if str(path) in free else large,
+    )
+    (tmp_path / "run").mkdir()
+    assert (
+        "distill.cache.path" in problem(planned(distill={"cache": cache}, data={"max_tokens": "1M"})).message
+    )
+
+
+def test_a_cached_teacher_in_the_run_counts_among_its_bytes(planned):
+    plain, cached = planned(), planned(distill={"cache": {}}, data={"max_tokens": "1M"})
+    assert cached.written_bytes == plain.written_bytes + KEPT_BYTES * 10**6
+    unknown = planned(distill={"cache": {}})
+    assert "How many there are is known once it is tokenised" in unknown.warnings[0]
+    assert unknown.written_bytes == plain.written_bytes
+
+
+def test_a_cache_without_a_tail_is_a_problem(planned):
+    assert "top_k 128256 leaves nothing" in problem(planned(distill={"cache": {"top_k": 128256}})).message
+
+
+def test_a_correction_is_a_stage_of_the_plan(planned):
+    assert planned(correct={}).stages[0].name == "correct"
 
 
 def test_tasks_that_cannot_be_found(planned, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Recipes are strict, complain about everything at once, and survive being written and read again."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from niwaki.recipe.quantities import (
     parse_number,
     parse_size,
 )
+from niwaki.recipe.teacher import FORWARD_KL, refuse_other_losses
 from niwaki.recipe.write import commented, dump
 
 SMALLEST = "kind: compress\nteacher: sapling\nchoose:\n  to: 50%\n"
@@ -342,3 +345,53 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot be read"):
         load(tmp_path / "recipe.yaml", CompressRecipe)
+
+
+TEACHERS = SMALLEST + "correct:\n  when: {when}\ndistill:\n  cache: {cache}\n"
+
+
+def test_sections_about_the_teacher_survive_being_written():
+    for text in (
+        TEACHERS.format(when="before", cache="{top_k: 100, samples: 8, path: kept}"),
+        SMALLEST + "correct: {when: alongside, learning_rate: 1e-5}\n",
+        SMALLEST + "correct: {tokens: 20%, warmup: 3}\n",
+    ):
+        found = recipe(text)
+        assert recipe(dump(found)) == found
+        assert recipe(commented(found)) == found
+
+
+def test_a_correction_takes_the_distillations_amounts_and_the_papers_warmup():
+    tokens, warmup = "distill: {tokens: 1000M, batch_tokens: 256k}\n", 120
+    first = recipe(SMALLEST + tokens + "correct: {}\n")
+    assert first.correct_tokens == first.distill.tokens == 10**9
+    assert first.correct_warmup_steps(first.steps(first.correct_tokens)) == warmup < first.warmup_steps(3906)
+    part = recipe(SMALLEST + tokens + "correct: {tokens: 10%, warmup: 10%}\n")
+    assert part.correct_tokens == 10**8
+    assert part.correct_warmup_steps(400) == 40
+    assert recipe(SMALLEST + "correct: {}\n").correct_warmup_steps(40) == 2
+    assert recipe(SMALLEST + "correct: {when: alongside}\n").correct_tokens == recipe().correct_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (TEACHERS.format(when="alongside", cache="{}"), "correct.when is alongside"),
+        (SMALLEST + "correct: {when: alongside, tokens: 1M}\n", "tokens is the student's"),
+        (SMALLEST + "correct: {when: alongside, warmup: 5}\n", "warmup is the student's"),
+        (SMALLEST + "correct: {warmup: 100%}\n", "correct.warmup takes all"),
+        (SMALLEST + "distill: {cache: {samples: 0}}\n", "distill.cache.samples"),
+        (SMALLEST + "distill: {cache: {sample: 8}}\n", "Did you mean 'samples'?"),
+        (SMALLEST + "correct: {when: after}\n", "'after' is not one of before, alongside"),
+    ],
+)
+def test_teachers_that_cannot_be(text, said):
+    assert said in complaint(text)
+
+
+def test_losses_that_need_a_live_teacher_are_refused_by_name():
+    usual = SimpleNamespace(**FORWARD_KL)
+    refuse_other_losses(usual, "a cached teacher")
+    for key, value in {"loss": "reverse_kl", "top_k": 50, "lm_weight": 0.5, "hidden": object()}.items():
+        with pytest.raises(ValueError, match=rf"distill\.{key} .*a cached teacher serves forward KL"):
+            refuse_other_losses(SimpleNamespace(**{**FORWARD_KL, key: value}), "a cached teacher")

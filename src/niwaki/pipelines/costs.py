@@ -81,6 +81,13 @@ class Work:
     num_kept_candidates: int = 1
     calibration_passes: int = 1
     calibration_rounds: int = 1
+    # Of the teacher: tokens it is corrected on first, or whether it is alongside the student.
+    correct_tokens: int = 0
+    corrects_alongside: bool = False
+    # Whether its predictions are kept on disk, for how many tokens, and at what size.
+    has_cache: bool = False
+    cache_tokens: int = 0
+    cache_bytes_per_token: int = 0
 
 
 def stage_costs(
@@ -94,10 +101,17 @@ def stage_costs(
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
     once = teacher.forward_flops(length)
-    taught = distill_flops(teacher, student, length)
-    training_bytes = teacher_bytes + _training_bytes(student, work, bytes_per_activation)
+    taught = distill_flops(teacher, student, length) - (once if work.has_cache else 0)
+    training_bytes = _training_bytes(student, work, bytes_per_activation)
+    training_bytes += 0 if work.has_cache else teacher_bytes
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
-    snapshots = NUM_SNAPSHOTS * snapshot
+    snapshots = _snapshot_bytes(student)
+    # A teacher in training takes as much beside the student.
+    correcting_flops, correcting_bytes, corrected_bytes = 0.0, 0, 0
+    if work.corrects_alongside:
+        correcting_flops = 2 * once
+        correcting_bytes = _training_bytes(teacher, work, bytes_per_activation)
+        corrected_bytes = _snapshot_bytes(teacher) + teacher_bytes
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
     # Nothing but the activations of one layer at a time, except for a backward pass.
     held_bytes = calibration // teacher.sizes["layer"]
@@ -107,13 +121,33 @@ def stage_costs(
     further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
+    before = (
+        StageCost(
+            "correct",
+            flops=3 * work.correct_tokens * once,
+            memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
+            read_bytes=teacher_bytes,
+            written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
+        ),
+    )
+    cache = (
+        StageCost(
+            "cache",
+            flops=work.cache_tokens * once,
+            memory_bytes=teacher_bytes,
+            read_bytes=teacher_bytes,
+            written_bytes=work.cache_tokens * work.cache_bytes_per_token,
+        ),
+    )
     return (
+        *(before if work.correct_tokens else ()),
         StageCost(
             "score",
             flops=scoring,
             memory_bytes=teacher_bytes + held_bytes,
             read_bytes=teacher_bytes,
         ),
+        *(cache if work.has_cache else ()),
         StageCost(
             "choose",
             flops=work.num_candidates
@@ -127,17 +161,19 @@ def stage_costs(
         StageCost("trim", flops=further_rounds, read_bytes=teacher_bytes, written_bytes=student_bytes),
         StageCost(
             "distill",
-            flops=work.distill_tokens * taught,
-            memory_bytes=training_bytes,
+            flops=work.distill_tokens * (taught + correcting_flops),
+            memory_bytes=training_bytes + correcting_bytes,
             read_bytes=teacher_bytes + student_bytes,
-            written_bytes=snapshots + student_bytes,
+            written_bytes=snapshots + student_bytes + corrected_bytes,
         ),
         StageCost(
             "evaluate",
-            flops=evaluated + (work.distill_tokens * taught if work.has_baseline else 0),
-            memory_bytes=training_bytes if work.has_baseline else teacher_bytes + student_bytes,
+            flops=evaluated + (work.distill_tokens * (taught + correcting_flops) if work.has_baseline else 0),
+            memory_bytes=training_bytes + correcting_bytes
+            if work.has_baseline
+            else teacher_bytes + student_bytes,
             read_bytes=teacher_bytes + 2 * student_bytes,
-            written_bytes=snapshots + student_bytes if work.has_baseline else 0,
+            written_bytes=snapshots + student_bytes + corrected_bytes if work.has_baseline else 0,
         ),
     )
 
@@ -146,6 +182,10 @@ def distill_flops(teacher: Shape, student: Shape, sequence_length_tokens: int) -
     """FLOPs of one distilled token: the teacher forward, the student forward and backward."""
     length = sequence_length_tokens
     return teacher.forward_flops(length) + 3 * student.forward_flops(length)
+
+
+def _snapshot_bytes(model: Shape) -> int:
+    return NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * model.num_parameters
 
 
 def _training_bytes(student: Shape, work: Work, bytes_per_activation: int) -> int:

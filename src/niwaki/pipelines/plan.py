@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +17,10 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
+from niwaki.pipelines import cached_teacher
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.devices import DEVICES
-from niwaki.pipelines.inputs import evaluate_every_steps
+from niwaki.pipelines.inputs import Inputs, evaluate_every_steps
 from niwaki.pipelines.limits import limits_of
 from niwaki.pipelines.preflight import check_losses, preflight
 from niwaki.pipelines.serving import Request, ServingCost, serving_cost
@@ -77,7 +78,9 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
     `flops_per_s` is what training sustains here; None measures it for a moment. Nothing is raised for a
     recipe that cannot work: the reasons are in `problems`.
     """
+    inputs = Inputs(recipe, out)
     problems: list[NiwakiError] = []
+    warnings: list[str] = []
     config, teacher = None, None
     shapes: list[Shape] = []
     try:
@@ -93,6 +96,10 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
     if config is not None and teacher is not None and shapes:
         serving = tuple(served(recipe, config, shape.sizes) for shape in (teacher, *shapes))
         work = amounts(recipe, num_candidates=len(shapes))
+        if recipe.distill.cache is not None:
+            a_token, num_tokens = cached_teacher.cache_bytes(inputs, teacher.sizes["vocab"])
+            work = replace(work, cache_bytes_per_token=a_token, cache_tokens=num_tokens or 0)
+            warnings.append(cached_teacher.size_in_words(a_token, num_tokens))
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
             teacher,
@@ -103,8 +110,10 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         )
     if teacher is not None:
         problems += check_losses(recipe, teacher.sizes, [shape.sizes for shape in shapes])
-    written_bytes = sum(stage.written_bytes for stage in stages)
-    problems += preflight(recipe, out, config, written_bytes)
+    in_run = [s for s in stages if s.name != "cache" or not cached_teacher.lies_elsewhere(recipe)]
+    problems += preflight(recipe, out, config, sum(stage.written_bytes for stage in in_run))
+    if config is not None:
+        problems += cached_teacher.problems(inputs, config)
     return Plan(
         recipe=recipe,
         out=out,
@@ -115,7 +124,7 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         stages=stages,
         flops_per_s=flops_per_s or measure_flops_per_s(recipe.distill.precision),
         problems=tuple(problems),
-        warnings=tuple(_warnings(recipe)),
+        warnings=(*_warnings(recipe), *warnings),
     )
 
 
@@ -238,6 +247,9 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         has_baseline=recipe.evaluate.baseline == "random",
         trial_share=total_steps(num_candidates, rungs) / (num_candidates * rungs[-1]),
         num_kept_candidates=1 if len(rungs) == 1 else min(num_candidates, -(-num_candidates // 2) + 1),
+        correct_tokens=recipe.correct_tokens,
+        corrects_alongside=recipe.corrects_alongside,
+        has_cache=recipe.distill.cache is not None,
     )
 
 

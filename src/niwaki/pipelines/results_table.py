@@ -11,6 +11,7 @@ from rich.table import Table
 
 _NAMES = {
     "teacher": "teacher",
+    "corrected": "corrected teacher",
     "trimmed": "trimmed",
     "distilled": "distilled",
     "random": "random start",

@@ -12,7 +12,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from niwaki.distillation.train import distill
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.metrics import read_metrics
 from niwaki.ground.model import count_parameters
@@ -22,6 +21,7 @@ from niwaki.pipelines.plan import find_candidates, trial_rungs
 from niwaki.pipelines.ranking import ranking, say
 from niwaki.pipelines.serving import Request
 from niwaki.pipelines.stopwatch import stopwatch
+from niwaki.pipelines.teach import learn
 from niwaki.pruning.choose import Choice, choose
 from niwaki.pruning.halving import halve
 from niwaki.pruning.importance import Importance
@@ -106,16 +106,8 @@ def _try(
     if recipe.choose.rank == "loss":
         return trial
     options = inputs.training(recipe.steps(recipe.trial_tokens))
-    distill(
-        student,
-        inputs.load(inputs.teacher_folder),
-        inputs.train,
-        out=folder,
-        label=label,
-        until_step=until_step,
-        keep_snapshots=1,
-        **options,
-    )
+    options |= {"until_step": until_step, "keep_snapshots": 1}
+    learn(inputs, student, out=folder, label=label, **options)
     key = "held_out_cross_entropy"
     curve = tuple((r["step"], r[key]) for r in read_metrics(folder / "metrics.jsonl") if key in r)
     trained = {"loss_after": _held_out_loss(student, inputs), "loss_curve": curve, "num_steps": until_step}

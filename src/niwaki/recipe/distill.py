@@ -8,6 +8,7 @@ from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model
 
 from niwaki.recipe.quantities import Alpha, Count, CountOrShare, Layer, Number
 from niwaki.recipe.section import Section
+from niwaki.recipe.teacher import Cache, refuse_other_losses
 
 
 class Hidden(Section):
@@ -69,6 +70,9 @@ class Distill(Section):
     jsd_beta: Number = Field(0.5, gt=0, lt=1, description="the teacher's share, for jensen_shannon")
     lm_weight: Number = Field(0.0, ge=0, description="of the language-model loss beside it")
     hidden: Hidden | None = Field(None, description="a section {parts, layers, measure, alpha}; null: none")
+    cache: Cache | None = Field(
+        None, description="the teacher's predictions on disk, {top_k, samples, path}; null: a live teacher"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it"
     )
@@ -89,4 +93,6 @@ class Distill(Section):
             raise ValueError(f"temperature {self.temperature:g} has no meaning for {self.loss}. Remove it.")
         if self.jsd_beta != 0.5 and self.loss != "jensen_shannon":
             raise ValueError(f"jsd_beta belongs to jensen_shannon, and loss is {self.loss}. Remove it.")
+        if self.cache is not None:
+            refuse_other_losses(self, "a cached teacher (distill.cache)")
         return self

@@ -17,7 +17,7 @@ from niwaki.errors import RunError
 
 Facts = TypeVar("Facts")
 
-MODELS = ("teacher", "trimmed", "distilled", "random")
+MODELS = ("teacher", "corrected", "trimmed", "distilled", "random")
 STAGES = ("1-score", "2-choose", "3-trim", "4-distill", "5-evaluate")
 
 
