@@ -31,6 +31,7 @@ _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*[.!?]?")
 _NAMES_OF_NUMBERS = frozenset({"pi", "infinity"})
 _RANGE_OR_DATE = re.compile(r"\d+(?:\s*[-–—]\s*\d+)+|\d+\s*/\s*\d+\s*/\s*\d+")
 _GLUED = re.compile(r"\d+([A-Za-z]{2,})")
+_WRAPPERS = " $*_`\"'.,;:\\"
 _MATHS = frozenset({Type.NUMBER, Type.EXPRESSION, Type.SET})
 
 
@@ -107,7 +108,7 @@ def _check(
     try:
         wanted = _gold(gold)
         inferred = infer_type(wanted, options)
-        kind = _kind(Type(type) if type else inferred, inferred, options)
+        kind = _kind(Type(type) if type else inferred, inferred, wanted, options)
         listed = as_options(options) if options is not None else None
         label = gold_label(wanted, listed) if kind is Type.MC else ""
         found = extract(answer)
@@ -138,15 +139,17 @@ def _gold(gold: str) -> str:
     except UnreadableError:
         raise UnreadableError(Reason.BAD_GOLD) from None
     wanted = (gold if inside is None else inside).strip()
-    if not plain(wanted):
+    if not plain(wanted).strip(_WRAPPERS):
         raise UnreadableError(Reason.BAD_GOLD)
     return wanted
 
 
-def _kind(given: Type, inferred: Type, options: object) -> Type:
+def _kind(given: Type, inferred: Type, gold: str, options: object) -> Type:
     """The grader for a gold answer of a type that it may not have: datasets call "even" an expression."""
     if given is Type.EXACT or (given is Type.MC and (options is not None or inferred is Type.MC)):
         return given
+    if given in _MATHS and inferred is Type.TEXT and _GLUED.fullmatch(_unworded(plain(gold))):
+        return Type.EXPRESSION
     if given in _MATHS or given is Type.MC:
         return (
             inferred

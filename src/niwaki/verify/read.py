@@ -25,7 +25,7 @@ from niwaki.verify.verdict import Reason, UnreadableError
 _MOST_ITEMS = 30
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|sim)(?![A-Za-z])|[<>=]")
-_OR = re.compile(r"(?:\bor\b|\\lor(?![A-Za-z])|\\cup(?![A-Za-z]))")
+_OR = re.compile(r"(?:\bor\b|\\lor(?![A-Za-z]))")
 _AND = re.compile(r"(?:\band\b|\\land(?![A-Za-z])|&)")
 _LABEL = re.compile(
     r"(?:\\?[A-Za-z]+(?:\s?_\s?(?:\{[^{}]{1,20}\}|\w))?'{0,3}(?:\s?\([^()=<>]{1,20}\))?|\(\s?[A-Za-z](?:\s?,\s?[A-Za-z]){1,3}\s?\))"
@@ -60,6 +60,8 @@ def read(text: str, *, lists: bool = False, lone_word: bool = False) -> Reading:
         outside(part, _RELATION.pattern) for part in parts
     ):
         return _together([read(part, lists=lists) for part in parts])
+    if len(parts := split_outside(text, r"\\cup(?![A-Za-z])")) > 1:
+        return _any_of([as_region(read(part)) for part in parts])
     parts = split_outside(text, rf"{_OR.pattern}|{_AND.pattern}|;")
     if len(parts) > 1:
         return _any_of([_read_part(part, lists) for part in parts])

@@ -187,6 +187,7 @@ def normal(text: str) -> str:
     text = _ACRONYM.sub(lambda match: match[0].replace(".", ""), text)
     text = re.sub(r"[\s,;:.!?\"]+(?=\s|\Z)|\A[\s\"]+", "", text)
     text = re.sub(r"(\d),(?=\d{3}(?!\d))", r"\1", text)
+    text = re.sub(r"(?<=\d)\s*[-‐‑–—−]\s*(?=\d)", "-", text)
     words = text.split()
     while len(words) > 1 and words[0] in {"the", "a", "an"}:
         words = words[1:]

@@ -19,7 +19,8 @@ _NUMBER = (
 _TOKEN = re.compile(
     r"\s*(?:(?P<repeating>\d*\.\d*\\overline \{(?P<period>\d{1,40})\})"
     rf"|(?P<number>(?=\.?\d){_NUMBER}\.?(?:[eE][+-]?\d{{1,6}}(?![\d.]))?)"
-    r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign>\\[{}|]|[-+*/^_!(){}\[\]|°%']))"
+    r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign>\\[{}|]|[-+*/^_!(){}\[\]|°%']))",
+    re.ASCII,
 )
 FUNCTIONS = frozenset(
     [
@@ -41,7 +42,7 @@ FUNCTIONS = frozenset(
         "exp",
     ]
 )
-_SPELLEDFUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_SPELLED = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 # What our own methods do not do, and a computer algebra system may.
 BEYOND_US = frozenset(
     ["int", "iint", "oint", "sum", "prod", "lim", "begin", "det", "partial", "nabla", "vec", "hat"]
@@ -80,7 +81,7 @@ def tokens_of(text: str) -> list[Token]:
 
 
 def _words(word: str) -> list[Token]:
-    word = _SPELLEDFUNCTIONS.get(word, word)
+    word = _SPELLED.get(word, word)
     if word in FUNCTIONS or word in {"sqrt", "pi", "abs", "infinity"}:
         return [("command", {"infinity": "infty"}.get(word, word))]
     if len(word) > 3 or word.lower() in {
