@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 
+_EXERCISES = [
+    (r"\frac{1}{2}", "0.5"),
+    (r"\int_0^1 x^2 dx", r"\frac{1}{2}"),
+    (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}"),
+    (r"\lim_{x\to 0} \frac{\sin x}{x}", "1"),
+]
+
+
 def prepare() -> None:
-    """Load math-verify, and use it once so that forks find its parsers built."""
-    answer({"answer": "\\frac{1}{2}", "gold": "0.5"})
+    """Load math-verify and use it, so that forks find the parsers built and the modules of sympy loaded."""
+    for gold, given in _EXERCISES:
+        answer({"answer": given, "gold": gold})
 
 
 def answer(question: dict[str, Any]) -> bool:

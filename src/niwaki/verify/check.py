@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from niwaki.errors import VerifyError
 from niwaki.verify import symbolic
@@ -76,10 +77,14 @@ def infer_type(gold: str, options: Sequence[str] | Mapping[str, str] | None = No
     without symbols, with or without a unit: number. Several values, or a region of the line: set. Any other
     formula: expression. Everything else: text.
     """
-    bare = plain(gold)
-    if options is not None or _LETTER.fullmatch(_unworded(bare)):
+    return Type.MC if options is not None else _type_of(gold)
+
+
+@lru_cache(maxsize=4096)  # the same gold answer comes with every rollout of its question
+def _type_of(gold: str) -> Type:
+    bare = _unworded(plain(gold))
+    if _LETTER.fullmatch(bare):
         return Type.MC
-    bare = _unworded(bare)
     if _RANGE_OR_DATE.fullmatch(bare) or (_WORDS.fullmatch(bare) and bare.lower() not in _NAMES_OF_NUMBERS):
         return Type.TEXT
     if (glued := _GLUED.fullmatch(bare)) and read_unit(glued[1]) is None:
@@ -176,13 +181,18 @@ def _mathematics(text: str, gold: str, tolerance: float, ends_at: float, memory_
     if maths(text) == spelled_gold:
         return Reason.SAME_TEXT
     try:
-        wanted = read(spelled_gold, lone_word=True)
+        wanted = _read_gold(spelled_gold)
         given = _read(text, lists=isinstance(wanted, Collection))
     except UnsupportedError:
         if symbolic.asks_for_one_answer(text) and symbolic.asks_for_one_answer(gold):
             return symbolic.equivalent(text, gold, ends_at=ends_at, memory_bytes=memory_bytes)
         return Reason.UNREADABLE
     return compare(given, wanted, tolerance=tolerance)
+
+
+@lru_cache(maxsize=4096)
+def _read_gold(spelled: str) -> Reading:
+    return read(spelled, lone_word=True)
 
 
 def _read(text: str, *, lists: bool = False) -> Reading:

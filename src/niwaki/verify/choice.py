@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from niwaki.errors import VerifyError
 from niwaki.verify.notation import plain
 from niwaki.verify.text import normal
 from niwaki.verify.verdict import Reason, UnreadableError
@@ -34,6 +36,25 @@ def as_options(options: Sequence[str] | Mapping[str, str]) -> Options:
     if all(match and match[1].upper() == letter for match, letter in zip(matches, letters, strict=True)):
         return {letter: match[2] for letter, match in zip(letters, matches, strict=True) if match}
     return dict(zip(letters, options, strict=True))
+
+
+def options_from_json(text: str) -> list[str] | dict[str, str]:
+    """Options written as a JSON list of texts, or as an object from labels to texts.
+
+    Raises:
+        VerifyError: it is neither.
+    """
+    try:
+        read = json.loads(text)
+    except ValueError:
+        read = None
+    texts = list(read.values()) if isinstance(read, dict) else read
+    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
+        raise VerifyError(
+            f"The options are {text:.80}; a JSON list or object of texts was expected.",
+            """Write them like '["Paris", "Rome"]' or '{"A": "Paris", "B": "Rome"}'.""",
+        )
+    return read
 
 
 def gold_label(gold: str, options: Options | None) -> str:
@@ -76,7 +97,9 @@ def chosen(answer: str, options: Options | None, *, same: Callable[[str, str], b
         return label
     if _ANOTHER.search(f" {bare}"):
         raise UnreadableError(Reason.SEVERAL_ANSWERS)
-    raise UnreadableError(Reason.NOT_AN_OPTION if options is not None or _LABEL.match(bare) else Reason.UNREADABLE)
+    raise UnreadableError(
+        Reason.NOT_AN_OPTION if options is not None or _LABEL.match(bare) else Reason.UNREADABLE
+    )
 
 
 def _known(label: str, options: Options | None) -> str | None:

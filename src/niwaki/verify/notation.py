@@ -19,6 +19,7 @@ _PAIRS = [
     ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'"), ("<b>", "</b>"), ("<i>", "</i>"), ("<em>", "</em>"),
     ("<strong>", "</strong>"),
 ]  # fmt: skip
+_FIRSTS = frozenset(left[0] for left, _ in _PAIRS)
 _TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|texttt|textsf|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|mbox|hbox"
     r"|boldsymbol|bm|ce|emph|underline)\*?\s*\{"
@@ -91,15 +92,16 @@ def _fold_unicode(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    for left, right in _PAIRS:
+    for left, right in _PAIRS if text[:1] in _FIRSTS else ():
         if len(text) >= len(left) + len(right) and text.startswith(left) and text.endswith(right):
             inside = text[len(left) : len(text) - len(right)]
             if inside.strip() and left not in inside and right not in inside and not inside.endswith("\\"):
                 return inside
     if (match := _TEXT_COMMAND.match(text)) and text.endswith("}") and _closes_at_end(text, match.end() - 1):
         return text[match.end() : -1]
-    if text.endswith(("\\\\", "\\ ")) and len(text) > 2:
-        return text[:-2]
+    for tail in ("\\\\", "\\ ", r"\newline"):
+        if text.endswith(tail) and len(text) > len(tail):
+            return text[: -len(tail)]
     if len(text) > 1 and text[-1] in ".,;:" and not text.endswith(".."):
         return text[:-1]
     if len(text) > 1 and text[0] in ":=" and text[1:2] != "=":
@@ -132,7 +134,7 @@ def _spelled(text: str) -> str:
     for sign, command in _SIGNS.items():
         if sign in text:
             text = text.replace(sign, command)
-    text = text.replace("\\!", "").replace("{,}", ",")
+    text = text.replace("\\\\", r"\newline ").replace("\\!", "").replace("{,}", ",")
     text = _DEGREE.sub("°", _LAYOUT.sub("", text))
     text = _MIXED_UP_SPACE.sub(" ", text)
     text = text.replace("\\%", "%").replace("\\lt", "<").replace("\\gt", ">")

@@ -9,6 +9,7 @@ Only the standard library is used here; the program imports what it needs.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -94,6 +95,7 @@ def main() -> None:
     program = runpy.run_path(sys.argv[1])
     program["prepare"]()
     control = socket.socket(fileno=int(sys.argv[2]))
+    gc.freeze()  # a fork then shares these pages for good
     sys.stdout.write("r")
     sys.stdout.flush()
     serve(program["answer"], control)

@@ -26,7 +26,7 @@ _MOST_ITEMS = 30
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|sim)(?![A-Za-z])|[<>=]")
 _OR = re.compile(r"(?:\bor\b|\\lor(?![A-Za-z]))")
-_AND = re.compile(r"(?:\band\b|\\land(?![A-Za-z])|&)")
+_AND = re.compile(r"(?:\band\b|\\land(?![A-Za-z]))")
 _LABEL = re.compile(
     r"(?:\\?[A-Za-z]+(?:\s?_\s?(?:\{[^{}]{1,20}\}|\w))?'{0,3}(?:\s?\([^()=<>]{1,20}\))?|\(\s?[A-Za-z](?:\s?,\s?[A-Za-z]){1,3}\s?\))"
 )
@@ -35,6 +35,7 @@ _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _REALS = re.compile(r"\\mathbb\s?\{\s?R\s?\}|all real numbers|all reals", re.IGNORECASE)
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\s?\{\s?R\s?\}\s*)?[|:](.+)\\\}\Z")
+_MATRIX = re.compile(r"\\begin\s?\{[pbB]?matrix\}(.*)\\end\s?\{[pbB]?matrix\}")
 _BASE = re.compile(r"([0-9A-F]+)\s?_\s?\{?\s?(\d{1,2}|\w{3,12})\s?\}?")
 
 
@@ -52,6 +53,9 @@ def read(text: str, *, lists: bool = False, lone_word: bool = False) -> Reading:
         raise UnreadableError(Reason.TOO_LONG)
     if builder := _BUILDER.match(text):
         return as_region(read(builder[1]))
+    if matrix := _MATRIX.fullmatch(text):
+        rows = [row for row in matrix[1].split("\\newline") if row.strip()]
+        return Collection("matrix", tuple(Collection("()", _items(row.split("&"))) for row in rows))
     if _REALS.fullmatch(text):
         return Region(((MINUS_INFINITY, False, PLUS_INFINITY, False),))
     if len(parts := split_outside(text, r"\\setminus(?![A-Za-z])")) == 2:

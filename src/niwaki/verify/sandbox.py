@@ -23,6 +23,7 @@ from typing import Any
 
 _START_LIMIT_S = 60.0
 _LONGEST_REPLY_BYTES = 1 << 16
+_MOST_SILENCES = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Sandbox:
 
     def __init__(self, program: Path) -> None:
         self._program = program
-        self._owner = -1
+        self._silences = 0  # questions in a row that nothing came back for, not even that the time was over
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -88,9 +89,12 @@ class Sandbox:
             while not reply.endswith(b"\n"):
                 left_s = ends_at - time.monotonic()
                 if left_s <= 0 or not select.select([ours], [], [], left_s)[0]:
-                    self._discard(control)  # it should have killed the child by now: it is stuck itself
+                    self._silences += 1  # it should have killed the child by now
+                    if self._silences >= _MOST_SILENCES:
+                        self._discard(control)
                     return Reply(problem="timeout")
                 received = ours.recv(_LONGEST_REPLY_BYTES)
+                self._silences = 0
                 if not received:
                     if self._process is None or self._process.poll() is not None:
                         raise ConnectionError

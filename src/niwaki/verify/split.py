@@ -11,12 +11,11 @@ _CLOSERS = {"\\{": {"\\}"}, "\\langle": {"\\rangle"}, "(": {")", "]"}, "{": {"}"
 
 def outside(text: str, pattern: str) -> list[tuple[int, int, str]]:
     """(start, end, matched text) of every match of `pattern` outside brackets."""
+    matches = list(re.finditer(pattern, text))
+    if not matches:
+        return []
     inside = _inside(text)
-    return [
-        (match.start(), match.end(), match[0])
-        for match in re.finditer(pattern, text)
-        if not inside[match.start()]
-    ]
+    return [(match.start(), match.end(), match[0]) for match in matches if not inside[match.start()]]
 
 
 def split_outside(text: str, pattern: str) -> list[str]:

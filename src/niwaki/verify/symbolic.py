@@ -17,6 +17,7 @@ from niwaki.verify.sandbox import Sandbox
 from niwaki.verify.verdict import Reason
 
 MEMORY_BYTES = 1 << 30
+_SUBSCRIPT = re.compile(r"_\s?\{[^{}]*\}")
 _SEVERAL = re.compile(
     r"\b(?:or|and|not|either|maybe|is)\b|[;=?]|\\(?:lor|land|pm|mp|cup|approx|text)(?![A-Za-z])|,\s"
 )
@@ -40,7 +41,7 @@ def warm() -> None:
 
 def asks_for_one_answer(text: str) -> bool:
     """Whether `text` is one formula, without words, lists or relations, that math-verify may be asked about."""
-    return not _SEVERAL.search(text.replace("\\begin{cases}", ";"))
+    return "cases" not in text and not _SEVERAL.search(_SUBSCRIPT.sub("", text))
 
 
 def equivalent(answer: str, gold: str, *, ends_at: float, memory_bytes: int = MEMORY_BYTES) -> Reason:
