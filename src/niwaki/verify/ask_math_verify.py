@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 _EXERCISES = [
     (r"\frac{1}{2}", "0.5"),
     (r"\int_0^1 x^2 dx", r"\frac{1}{2}"),
@@ -21,7 +20,7 @@ def prepare() -> None:
 
 def answer(question: dict[str, Any]) -> bool:
     """Whether math-verify finds answer and gold the same in both directions."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-not-found]
 
     # The sandbox keeps the time: math-verify's own timers use signals, which work in a main thread only.
     settings = [LatexExtractionConfig()]

@@ -1,8 +1,8 @@
 """Is this answer right? `check` is the one public function of the room; docs/verify.md states its rules.
 
-The answer is extracted once (extract.py). Choices, numbers, formulas, sets and short texts are graded here, in
-this process, in bounded time. What our own methods cannot read (integrals, sums, matrices) is asked of `math-verify`, if
-it is installed, in a process that can be killed (symbolic.py).
+The answer is extracted once (extract.py). Choices, numbers, formulas, sets and short texts are graded here,
+in this process, in bounded time. What our own methods cannot read (integrals, sums, limits) is asked of
+`math-verify`, if it is installed, in a process that can be killed (symbolic.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from niwaki.verify.formula import symbols
 from niwaki.verify.notation import maths, plain
 from niwaki.verify.read import read
 from niwaki.verify.reading import Collection, Quantity, Reading, Region
-from niwaki.verify.text import number_of_words, same_text
+from niwaki.verify.text import digits_for_words, is_molecule, same_text
 from niwaki.verify.tokens import UnsupportedError
 from niwaki.verify.units import read_unit
 from niwaki.verify.verdict import RIGHT, Reason, Type, UnreadableError, Verdict
@@ -46,13 +46,13 @@ def check(
     limit_s: float = 1.0,
     memory_bytes: int = symbolic.MEMORY_BYTES,
 ) -> Verdict:
-    """Grade `answer`, everything that a model wrote or only its final answer, against the right answer `gold`.
+    """Grade `answer`, all that a model wrote or its final answer alone, against the right answer `gold`.
 
     Args:
         answer: the completion; its final answer is found by the rules of extract.py.
         gold: the right answer, bare or in a box.
-        type: "mc", "number", "expression", "set" (also tuples, intervals and inequalities), "text", or "exact" (the
-            same string and nothing else, as in arXiv 2504.13941). Default: inferred by `infer_type`.
+        type: "mc", "number", "expression", "set" (also tuples, intervals, inequalities), "text", or "exact"
+            (the same string and nothing else, as in arXiv 2504.13941). Default: inferred by `infer_type`.
         options: the options of a multiple-choice question, in order or by label.
         tolerance: largest |answer - gold| / |gold| of numbers that is still right. Default: none.
         limit_s: seconds until the verdict is `timeout`.
@@ -73,9 +73,9 @@ def check(
 def infer_type(gold: str, options: Sequence[str] | Mapping[str, str] | None = None) -> Type:
     """The type of a gold answer.
 
-    With options, or as a single letter from A to J: mc. Words, ranges and dates: text. What reads as one value
-    without symbols, with or without a unit: number. Several values, or a region of the line: set. Any other
-    formula: expression. Everything else: text.
+    With options, or as a single letter from A to J: mc. Words, ranges, dates and molecules: text. What reads
+    as one value without symbols, with or without a unit: number. Several values, or a region of the line: set.
+    Any other formula: expression. Everything else: text.
     """
     return Type.MC if options is not None else _type_of(gold)
 
@@ -86,6 +86,8 @@ def _type_of(gold: str) -> Type:
     if _LETTER.fullmatch(bare):
         return Type.MC
     if _RANGE_OR_DATE.fullmatch(bare) or (_WORDS.fullmatch(bare) and bare.lower() not in _NAMES_OF_NUMBERS):
+        return Type.TEXT
+    if is_molecule(bare):
         return Type.TEXT
     if (glued := _GLUED.fullmatch(bare)) and read_unit(glued[1]) is None:
         return Type.TEXT
@@ -196,8 +198,7 @@ def _read_gold(spelled: str) -> Reading:
 
 
 def _read(text: str, *, lists: bool = False) -> Reading:
-    number = number_of_words(plain(text))
-    return read(maths(text) if number is None else str(number), lists=lists, lone_word=True)
+    return read(maths(digits_for_words(plain(text))), lists=lists, lone_word=True)
 
 
 def _unworded(text: str) -> str:

@@ -24,6 +24,8 @@ _LABEL = re.compile(r"[(\[{<]?\s*(\w{1,2})\s*[)\]}>]?\s*[.):,]?\Z")
 _LABEL_AND_TEXT = re.compile(
     r"(?:\(\s*(\w)\s*\)|\[\s*(\w)\s*\]|(\w)\s*[).:]|(\w)\s+[-–—]\s)\s*[-–—:.]?\s*(.+)\Z", re.DOTALL
 )
+_ANOTHER_LABEL = re.compile(r"\b[A-Z]\b(?!['’-])")
+_NO_OPTION_TEXT = re.compile(r"(?:or|and|not|is|are|because|since|but|if)\b", re.IGNORECASE)
 _ANOTHER = re.compile(r"(?:\bor|\band|\bnot|\bboth|[,/&;])\s*\(?[A-Z]\)?(?:[).:,\s]|\Z)|\(\s*[A-Z]\s*\)")
 
 
@@ -87,7 +89,7 @@ def chosen(answer: str, options: Options | None, *, same: Callable[[str, str], b
     ):
         said = match[5].strip()
         if options is None:
-            if _ANOTHER.search(bare[match.start(5) :]) or re.match(r"(?:or|and|not)\b", said, re.IGNORECASE):
+            if _ANOTHER_LABEL.search(said) or _NO_OPTION_TEXT.match(said):
                 raise UnreadableError(Reason.SEVERAL_ANSWERS)
             return label
         if _one_of(said, options, same) == label or normal(said) == normal(options[label]):

@@ -1,7 +1,8 @@
-"""Whether two readings say the same. Symmetric, except for what a gold answer may leave out of an answer's unit.
+"""Whether two readings say the same. Symmetric, except that gold decides whether a unit is needed.
 
-Order counts in tuples and brackets, not in sets and bare lists. Open and closed ends differ. A bare value equals
-the assignment of that value; a relation equals its multiples; a true statement about numbers equals nothing.
+Order counts in tuples and brackets, not in sets and bare lists. Open and closed ends differ. A bare value
+equals the assignment of that value; a relation equals its multiples; a true statement about numbers equals
+nothing.
 """
 
 from __future__ import annotations
@@ -158,18 +159,24 @@ def _tidy(intervals: tuple[Interval, ...]) -> list[Interval]:
         order = _order(low, high)
         if order > 0 or (order == 0 and not (low_in and high_in)):
             raise UnreadableError
-    ordered = sorted(intervals, key=cmp_to_key(lambda a, b: _order(a[0], b[0]) or int(b[1]) - int(a[1])))
+    ordered = sorted(intervals, key=cmp_to_key(_from_left))
     merged = [ordered[0]]
     for low, low_in, high, high_in in ordered[1:]:
         last = merged[-1]
         meeting = _order(last[2], low)
         if meeting > 0 or (meeting == 0 and (last[3] or low_in)):
             order = _order(last[2], high)
-            top = (high, high_in) if order < 0 else (last[2], last[3] or (order == 0 and high_in))
-            merged[-1] = (last[0], last[1], *top)
+            if order < 0:
+                merged[-1] = (last[0], last[1], high, high_in)
+            else:
+                merged[-1] = (last[0], last[1], last[2], last[3] or (order == 0 and high_in))
         else:
             merged.append((low, low_in, high, high_in))
     return merged
+
+
+def _from_left(a: Interval, b: Interval) -> int:
+    return _order(a[0], b[0]) or int(b[1]) - int(a[1])
 
 
 def _order(a: Tree, b: Tree) -> int:

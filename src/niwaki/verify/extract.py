@@ -1,9 +1,9 @@
 """The final answer of a completion: found once, before any grader reads it.
 
-In: everything a model wrote. Out: the text of its final answer, or `UnreadableError` with the reason why there is
-none. In order: only what follows `</think>` counts; then the last `<answer>` tag or box; then what follows the
-last "answer is", "Answer:" or `####`; then the last line. Boxes are never merged. Every step is linear in the
-length of the text.
+In: everything a model wrote. Out: the text of its final answer, or `UnreadableError` with the reason why
+there is none. In order: only what follows `</think>` counts; then the last `<answer>` tag or box; then what
+follows the last "answer is", "Answer:" or `####`; then the last line. Boxes are never merged. Every step is
+linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _OR_BEFORE = re.compile(
 _OR_AFTER = re.compile(r"(?:\$|\\\)|\\\]|\*|[\s,.)])*(?:or|\\text\s*\{\s*or)\b", re.IGNORECASE)
 _SIGN_AFTER = re.compile(r"\s*(\\%|%|\^\s*\{?\s*\\circ\s*\}?|°)")
 _RETRACTION = re.compile(
-    r"\b(?:wait|actually|incorrect|wrong|mistaken?|scratch that|correction|retract|disregard|ignore (?:that|this)"
-    r"|second thoughts?|not (?:right|correct|sure|the answer))\b",
+    r"\b(?:wait|actually|incorrect|wrong|mistaken?|scratch that|correction|retract|disregard"
+    r"|ignore (?:that|this)|second thoughts?|not (?:right|correct|sure|the answer))\b",
     re.IGNORECASE,
 )
 _MARKER = re.compile(
@@ -48,6 +48,8 @@ _NEGATION_IN_CLAUSE = re.compile(
 _LEAD_IN = re.compile(
     r"(?:so|thus|therefore|hence|then|finally|we (?:get|have|find)|∴)\b[,:]?\s*", re.IGNORECASE
 )
+_ANSWER_FIRST = re.compile(r"\s{1,3}is (?:the|my) (?:final |right |correct )?answer\.?\Z", re.IGNORECASE)
+_HOPE = re.compile(r"\s{0,3}I hope it is correct\.?\Z")  # closes the four-shot prompt of Minerva
 _DISPLAY = re.compile(r"\$\$\s*([^$]*?)\s*\$\$|\\\[\s*([^\[\]]*?)\s*\\\]")
 
 
@@ -171,7 +173,7 @@ def _marked(text: str) -> str | None:
     clause = re.split(r"[.!?;\n]", tail[max(0, last.start() - 200) : last.start()])[-1]
     if last[0] != "####" and _NEGATION_IN_CLAUSE.search(clause):
         raise UnreadableError(Reason.NEGATED)
-    rest = _one_line(tail[last.end() :].strip().removeprefix(":").strip())
+    rest = _one_line(_HOPE.sub("", tail[last.end() :].strip()).removeprefix(":").strip())
     return rest if rest.count("**") % 2 == 0 else rest.replace("**", "").strip()
 
 
@@ -184,6 +186,8 @@ def _last_line(text: str) -> str:
             Reason.SEVERAL_ANSWERS
         )  # a bare list of lines, and not working with an answer below it
     last = lines[-1].strip()
+    if len(last) <= LONGEST_ANSWER_CHARS and (match := _ANSWER_FIRST.search(last)):
+        last = last[: match.start()]
     return (
         last[match.end() :] if len(last) <= LONGEST_ANSWER_CHARS and (match := _LEAD_IN.match(last)) else last
     )

@@ -1,8 +1,7 @@
-"""Formulas: a spelled text (notation.py) to a tree of tuples, by a parser of our own; nothing is ever evaluated
-as code.
+"""Formulas: a spelled text (notation.py) to a tree of tuples, by a parser of our own. Nothing is run as code.
 
-    ("num", Fraction)  ("sym", name)  ("const", "pi" | "e" | "i")  ("sum", [..])  ("prod", [..])  ("div", a, b)
-    ("neg", a)  ("pow", a, b)  ("root", a, n)  ("fn", name, [..])
+    ("num", Fraction)  ("sym", name)  ("const", "pi" | "e" | "i")  ("sum", [..])  ("prod", [..])
+    ("div", a, b)  ("neg", a)  ("pow", a, b)  ("root", a, n)  ("fn", name, [..])
 
 Texts that two careful readers could read differently (1/2x, 2\\frac{3}{2}, sin x/2) are not read at all.
 """
@@ -20,40 +19,11 @@ Tree = tuple[Any, ...]
 LONGEST_FORMULA_CHARS = 1_000
 _DEEPEST = 40
 
-_GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Sigma",
-        "Phi",
-        "Psi",
-        "Omega",
-        "infty",
-        "ell",
-    ]
-)
+_GREEK_TABLE = """
+    alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega
+    Gamma Delta Theta Lambda Sigma Phi Psi Omega infty ell
+"""
+_GREEK = frozenset(_GREEK_TABLE.split())
 
 
 def parse(text: str, *, lone_word: bool = False) -> Tree:

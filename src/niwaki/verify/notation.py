@@ -1,8 +1,8 @@
 """One spelling for many: wrappers taken off, Unicode signs and LaTeX variants written one way.
 
-`plain` takes off what never changes a meaning (dollars around a formula, bold, quotes, a closing full stop) and
-serves every type. `maths` also rewrites signs and layout commands for the formula reader. Both are linear in the
-length of the text, up to a few rounds of unwrapping.
+`plain` takes off what never changes a meaning (dollars around a formula, bold, quotes, a closing full stop)
+and serves every type. `maths` also rewrites signs and layout commands for the formula reader. Both are
+linear in the length of the text, up to a few rounds of unwrapping.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "01234
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "′": "'", "`": "`"})
 _PAIRS = [
-    ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"),
+    ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("*", "*"),
+    ("_", "_"),
     ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'"), ("<b>", "</b>"), ("<i>", "</i>"), ("<em>", "</em>"),
     ("<strong>", "</strong>"),
 ]  # fmt: skip
@@ -30,7 +31,8 @@ _MIXED_UP_SPACE = re.compile(
 
 _SIGNS = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/",
-    "⁄": "/", "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∛": r"\cbrt ", "≤": r"\le ", "⩽": r"\le ",
+    "⁄": "/", "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∛": r"\cbrt ", "≤": r"\le ",
+    "⩽": r"\le ",
     "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ",
     "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "∨": r"\lor ", "∧": r"\land ",
     "≈": r"\approx ", "≡": r"\equiv ", "⟨": r"\langle ", "⟩": r"\rangle ", "∫": r"\int ", "∑": r"\sum ",
@@ -39,10 +41,14 @@ _SIGNS = {
 }  # fmt: skip
 _COMMANDS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
-    "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset",
-    "wedge": "land", "vee": "lor", "to": "to", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "ast": "*",
-    "div": "/", "bigcup": "cup", "R": "mathbb{R}", "Reals": "mathbb{R}", "colon": ":", "backslash": "setminus",
-    "varphi": "phi", "varepsilon": "epsilon", "degree": "°", "lbrace": "{", "rbrace": "}", "ge": "ge", "lbrack": "[",
+    "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">",
+    "varnothing": "emptyset",
+    "wedge": "land", "vee": "lor", "to": "to", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
+    "ast": "*",
+    "div": "/", "bigcup": "cup", "R": "mathbb{R}", "Reals": "mathbb{R}", "colon": ":",
+    "backslash": "setminus",
+    "varphi": "phi", "varepsilon": "epsilon", "degree": "°", "lbrace": "{", "rbrace": "}", "ge": "ge",
+    "lbrack": "[",
     "rbrack": "]", "arcsin": "arcsin", "euro": "€", "pounds": "£", "textdollar": "$", "infin": "infty",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)")

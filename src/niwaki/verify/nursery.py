@@ -1,10 +1,10 @@
-"""The nursery of a sandbox: loads a program once, then forks a child for every question, and kills the late ones.
+"""The nursery of a sandbox: loads a program once, forks a child for every question, and kills the late ones.
 
     python nursery.py PROGRAM CONTROL_FD
 
-Each datagram on the control socket is a time limit and carries one socket: the question comes from it and the
-reply goes to it. The nursery ends when its standard input closes, that is, with the process that started it.
-Only the standard library is used here; the program imports what it needs.
+Each datagram on the control socket is a time limit and carries one socket: the question comes from it and
+the reply goes to it. The nursery ends when its standard input closes, that is, with the process that
+started it. Only the standard library is used here; the program imports what it needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def serve(answer: Callable[[dict[str, Any]], Any], control: socket.socket) -> No
     """Fork for every question until standard input closes."""
     children: dict[int, tuple[float, socket.socket]] = {}
     while True:
-        readable, _, _ = select.select([0, control], [], [], _TICK_S if children else None)
+        waiting: list[Any] = [0, control]
+        readable, _, _ = select.select(waiting, [], [], _TICK_S if children else None)
         _end_late(children)
         if 0 in readable:
             break

@@ -17,16 +17,17 @@ _CURRENCY = re.compile(
 )
 _CODES = {"€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR"}
 _ANGLE = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_UNIT_FRACTION = re.compile(r"(?<=\d) ?\\frac \{([^{}\d]{1,20})\} ?\{([^{}\d]{1,20}(?:\^\s?\d)?)\}\Z")
 _BRACKETED = re.compile(r"\([^()]*\)")
 
 
 def read_quantity(text: str, *, lone_word: bool = False) -> Quantity:
     """The quantity that a spelled text states.
 
-    A unit is read where a closed formula is followed by the name of one; `formula` keeps the other reading, in
-    which the letters are symbols.
+    A unit is read where a closed formula is followed by the name of one; `formula` keeps the other reading,
+    in which the letters are symbols.
     """
-    money, text = _currency(text)
+    money, text = _currency(_UNIT_FRACTION.sub(r" \1/\2", text))
     formula, failure = None, UnreadableError()
     try:
         formula = parse(text, lone_word=lone_word)

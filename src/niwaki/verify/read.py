@@ -213,16 +213,16 @@ def _equation(parts: list[str], lists: bool) -> Reading:
         own = symbols(last.tree) if isinstance(last, Quantity) else set()
         if isinstance(last, Relation) or (label in own) or (len(label) == 1 and own & names):
             raise UnreadableError(Reason.IDENTITY if parts[-1] == parts[0] else Reason.UNREADABLE)
-        if len(values) > 1:
-            if not all(
-                isinstance(one, Quantity) and isinstance(last, Quantity) and equal(one.tree, last.tree)
-                for one in values[:-1]
-            ):
-                raise UnreadableError
+        if not all(_same_value(one, last) for one in values[:-1]):
+            raise UnreadableError
         return replace(last, label=label)
     if len(parts) != 2:
         raise UnreadableError
     return Relation("=", parse(parts[0], lone_word=True), parse(parts[1], lone_word=True))
+
+
+def _same_value(one: Reading, other: Reading) -> bool:
+    return isinstance(one, Quantity) and isinstance(other, Quantity) and equal(one.tree, other.tree)
 
 
 def _label(text: str) -> str | None:
@@ -307,7 +307,7 @@ def _without_points(whole: str, points: str) -> Region:
         raise UnreadableError
     if len(trees) > 1:
         trees = sorted(trees, key=approximately)
-    low, low_in, high, high_in = base.intervals[0]
+    low, _, high, _ = base.intervals[0]
     if (low, high) != (MINUS_INFINITY, PLUS_INFINITY):
         raise UnreadableError
     edges = [low, *trees, high]

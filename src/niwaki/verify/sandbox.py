@@ -1,9 +1,9 @@
 """Questions answered in processes that can be killed, from any thread and from any process.
 
-A `Sandbox` owns one nursery process (nursery.py), which loads a program once and forks a child for every question.
-A child that takes too long is killed, one that needs too much memory dies, and the next question gets
-a fresh fork at once. A nursery that dies or no longer answers is replaced. Nothing relies on signals, timers or
-threads in this process, and nothing is pickled. Linux and macOS.
+A `Sandbox` owns one nursery process (nursery.py), which loads a program once and forks a child for every
+question. A child that takes too long is killed, one that needs too much memory dies, and the next question
+gets a fresh fork at once. A nursery that dies or no longer answers is replaced. Nothing relies on signals,
+timers or threads in this process, and nothing is pickled. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Reply:
 
 
 class Sandbox:
-    """Runs `answer(question)` of the Python file `program`, which `prepare()` has made ready, in killable forks."""
+    """Runs `answer(question)` of the Python file `program`, once prepared, in forks that can be killed."""
 
     def __init__(self, program: Path) -> None:
         self._program = program
@@ -52,7 +52,7 @@ class Sandbox:
         self._ready_control()
 
     def ask(self, question: dict[str, Any], *, limit_s: float, memory_bytes: int) -> Reply:
-        """The program's reply to `question`, at the latest after `limit_s` (a start of the nursery not counted)."""
+        """The reply to `question`, after `limit_s` at the latest; a start of the nursery is extra."""
         for _ in range(2):
             try:
                 control = self._ready_control()

@@ -1,7 +1,7 @@
-"""Mathematics beyond our own methods: `math-verify` (the extra `reason`), only in a process that can be killed.
+"""Mathematics beyond our own methods: `math-verify` (the extra `reason`), in a process that can be killed.
 
-math-verify accepts too much for a reward: it merges sets and intervals, and its comparison depends on the order
-of its arguments. So it is asked only about formulas that formula.py names as beyond us, once in each
+math-verify accepts too much for a reward: it merges sets and intervals, and its comparison depends on the
+order of its arguments. So it is asked only about formulas that tokens.py names as beyond us, once in each
 direction, and both must agree.
 """
 
@@ -40,7 +40,7 @@ def warm() -> None:
 
 
 def asks_for_one_answer(text: str) -> bool:
-    """Whether `text` is one formula, without words, lists or relations, that math-verify may be asked about."""
+    """Whether `text` is one formula, without words, lists or relations: math-verify may be asked."""
     return "cases" not in text and not _SEVERAL.search(_SUBSCRIPT.sub("", text))
 
 

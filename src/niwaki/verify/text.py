@@ -1,6 +1,7 @@
-"""Short text: equal after case, articles, accents, hyphens, number words, months and punctuation at the ends.
+"""Short text: equal after case, articles, accents, hyphens, number words, months and closing punctuation.
 
-Nothing is fuzzy: no distance, no containment. Negations, antonyms, anagrams, plurals and longer sentences differ.
+Nothing is fuzzy: no distance, no containment. Negations, antonyms, anagrams, plurals and longer sentences
+differ.
 """
 
 from __future__ import annotations
@@ -10,26 +11,11 @@ import unicodedata
 
 from niwaki.verify.notation import plain
 
-_UNITS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-]
-_UNITS += ["seventeen", "eighteen", "nineteen"]
+_UNITS_TABLE = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen
+"""
+_UNITS = _UNITS_TABLE.split()
 _TENS = {
     word: 10 * (index + 2)
     for index, word in enumerate(
@@ -44,121 +30,19 @@ _ORDINALS = {
         + [(word, "th") for word in ["fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]]
     )
 }
-_MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+_MONTHS_TABLE = """
+    january february march april may june july august september october november december
+"""
+_MONTHS = _MONTHS_TABLE.split()
 _MONTH_OF = (
     {month[:3]: month for month in _MONTHS} | {"sept": "september"} | {month: month for month in _MONTHS}
 )
-_ELEMENTS = frozenset(
-    [
-        "H",
-        "He",
-        "Li",
-        "Be",
-        "B",
-        "C",
-        "N",
-        "O",
-        "F",
-        "Ne",
-        "Na",
-        "Mg",
-        "Al",
-        "Si",
-        "P",
-        "S",
-        "Cl",
-        "Ar",
-        "K",
-        "Ca",
-        "Sc",
-        "Ti",
-        "V",
-        "Cr",
-        "Mn",
-        "Fe",
-        "Co",
-        "Ni",
-        "Cu",
-        "Zn",
-        "Ga",
-        "Ge",
-        "As",
-        "Se",
-        "Br",
-        "Kr",
-        "Rb",
-        "Sr",
-        "Y",
-        "Zr",
-        "Nb",
-        "Mo",
-        "Tc",
-        "Ru",
-        "Rh",
-        "Pd",
-        "Ag",
-        "Cd",
-        "In",
-        "Sn",
-        "Sb",
-        "Te",
-        "I",
-        "Xe",
-        "Cs",
-        "Ba",
-        "La",
-        "Ce",
-        "Pr",
-        "Nd",
-        "Pm",
-        "Sm",
-        "Eu",
-        "Gd",
-        "Tb",
-        "Dy",
-        "Ho",
-        "Er",
-        "Tm",
-        "Yb",
-        "Lu",
-        "Hf",
-        "Ta",
-        "W",
-        "Re",
-        "Os",
-        "Ir",
-        "Pt",
-        "Au",
-        "Hg",
-        "Tl",
-        "Pb",
-        "Bi",
-        "Po",
-        "At",
-        "Rn",
-        "Fr",
-        "Ra",
-        "Ac",
-        "Th",
-        "Pa",
-        "U",
-        "Np",
-        "Pu",
-    ]
-)
+_ELEMENTS_TABLE = """
+    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr
+    Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W
+    Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu
+"""
+_ELEMENTS = frozenset(_ELEMENTS_TABLE.split())
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|ce|emph|operatorname)\s*\{([^{}]*)\}"
 )
@@ -213,6 +97,29 @@ def number_of_words(text: str) -> int | None:
         else:
             return None
     return total + current
+
+
+def digits_for_words(text: str) -> str:
+    """`text` with a number in words at its start in digits: "minus five dollars" is "-5 dollars"."""
+    words = text.split()
+    sign = "-" if len(words) > 1 and words[0].casefold() in {"minus", "negative"} else ""
+    words = words[1:] if sign else words
+    for end in range(min(len(words), 8), 0, -1):
+        if words[0][:1].isalpha() and (number := number_of_words(" ".join(words[:end]))) is not None:
+            return " ".join([f"{sign}{number}", *words[end:]])
+    return sign + " ".join(words) if sign else text
+
+
+def is_molecule(text: str) -> bool:
+    """Whether `text` is a chemical formula of several elements with a subscript, such as CO_2."""
+    bare = re.sub(r"[{}\s$]", "", text)
+    parts = re.findall(r"[A-Z][a-z]?", bare)
+    return bool(
+        re.fullmatch(r"(?:[A-Z][a-z]?(?:_\d+)?)+", bare)
+        and "_" in bare
+        and len(parts) > 1
+        and set(parts) <= _ELEMENTS
+    )
 
 
 def _numbered(words: list[str]) -> list[str]:

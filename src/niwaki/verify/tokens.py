@@ -22,26 +22,10 @@ _TOKEN = re.compile(
     r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign>\\[{}|]|[-+*/^_!(){}\[\]|°%']))",
     re.ASCII,
 )
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-    ]
-)
+_FUNCTIONS_TABLE = """
+    sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp
+"""
+FUNCTIONS = frozenset(_FUNCTIONS_TABLE.split())
 _SPELLED = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 # What our own methods do not do, and a computer algebra system may.
 BEYOND_US = frozenset(

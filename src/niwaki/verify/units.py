@@ -14,7 +14,8 @@ _PREFIXES = {
     "G": "giga", "T": "tera",
 }  # fmt: skip
 _PREFIXED = {
-    "m": "meter metre", "g": "gram gramme", "s": "second sec", "A": "ampere amp", "mol": "mole", "Hz": "hertz",
+    "m": "meter metre", "g": "gram gramme", "s": "second sec", "A": "ampere amp", "mol": "mole",
+    "Hz": "hertz",
     "N": "newton", "Pa": "pascal", "J": "joule", "W": "watt", "C": "coulomb", "V": "volt", "F": "farad",
     "ohm": "ohm", "Wb": "weber", "T": "tesla", "H": "henry", "L": "liter litre", "eV": "electronvolt",
     "cal": "calorie", "bar": "bar", "B": "byte", "bit": "bit", "K": "kelvin", "lm": "lumen", "lx": "lux",
@@ -27,95 +28,22 @@ _PLAIN = {
     "qt": "quart", "pt": "pint", "cup": "cup", "USD": "USD dollar buck", "EUR": "€ EUR euro",
     "GBP": "£ GBP", "INR": "₹ INR rupee Rs", "JPY": "¥ JPY yen", "cent": "cent ¢ cents", "%": "% percent pct",
     "unit": "unit", "atm": "atm atmosphere", "hp": "horsepower", "rev": "revolution", "kn": "knot",
-    "decade": "decade", "century": "century centuries", "mph": "mph", "rpm": "rpm", "dB": "dB decibel", "M": "molar",
+    "decade": "decade", "century": "century centuries", "mph": "mph", "rpm": "rpm", "dB": "dB decibel",
+    "M": "molar",
 }  # fmt: skip
 _COMPOUND = {
     "mph": (("h", -1), ("mi", 1)), "kph": (("h", -1), ("km", 1)), "kmh": (("h", -1), ("km", 1)),
     "kwh": (("h", 1), ("kW", 1)),
 }  # fmt: skip
-_NOT_THINGS = frozenset(
-    [
-        "times",
-        "minus",
-        "plus",
-        "thousands",
-        "millions",
-        "billions",
-        "trillions",
-        "hundreds",
-        "tens",
-        "dozens",
-        "scores",
-        "halves",
-        "quarters",
-        "pairs",
-        "is",
-        "was",
-        "has",
-        "does",
-        "yes",
-        "perhaps",
-        "always",
-        "this",
-        "as",
-        "us",
-        "thus",
-        "less",
-        "unless",
-        "guess",
-        "plus",
-        "its",
-        "various",
-        "besides",
-        "across",
-        "versus",
-        "sometimes",
-        "odds",
-        "evens",
-        "squares",
-        "cubes",
-        "powers",
-        "factors",
-        "multiples",
-        "mods",
-        "roots",
-        "logs",
-        "digits",
-        "places",
-        "decimals",
-        "negatives",
-        "positives",
-        "opposites",
-        "reciprocals",
-        "inverses",
-        "previous",
-        "otherwise",
-        "afterwards",
-        "backwards",
-        "upwards",
-        "towards",
-        "nevertheless",
-        "regardless",
-        "minuses",
-        "pluses",
-        "bases",
-        "ones",
-        "twos",
-        "threes",
-        "fours",
-        "fives",
-        "sixes",
-        "sevens",
-        "eights",
-        "nines",
-        "zeros",
-        "dozens",
-        "grosses",
-        "fifths",
-        "sixths",
-        "percents",
-    ]
-)
+_NOT_THINGS_TABLE = """
+    times minus plus thousands millions billions trillions hundreds tens dozens scores halves quarters pairs
+    is was has does yes perhaps always this as us thus less unless guess plus its various besides across
+    versus sometimes odds evens squares cubes powers factors multiples mods roots logs digits places
+    decimals negatives positives opposites reciprocals inverses previous otherwise afterwards backwards
+    upwards towards nevertheless regardless minuses pluses bases ones twos threes fours fives sixes sevens
+    eights nines zeros dozens grosses fifths sixths percents
+"""
+_NOT_THINGS = frozenset(_NOT_THINGS_TABLE.split())
 MONEY = frozenset({"USD", "EUR", "GBP", "INR", "JPY"})
 # May be left out of an answer though the gold answer has them: they decorate a number whose meaning is clear.
 DECORATION = MONEY | {"°", "unit", "thing"}
@@ -200,7 +128,11 @@ def _factors(text: str) -> list[tuple[str, int]] | None:
                 return None
             if canonical in {"°"} and text[position:].strip().lower() in {"c", "f", "celsius", "fahrenheit"}:
                 canonical, position = f"°{text[position:].strip()[0].upper()}", len(text)
-            found.append((canonical, int(match[2] or 1) * pending))
+            power = int(match[2] or 1) * pending
+            if canonical == "ms" and power < 0:  # "ms^{-1}" is metres a second in every textbook
+                found.append(("m", 1))
+                canonical = "s"
+            found.append((canonical, power))
             pending = 1
     return found if found and pending == 1 else None
 

@@ -1,9 +1,10 @@
 """Do two formulas have the same value? Exactly where that can be, else to 400 digits; always in bounded time.
 
 Rational arithmetic decides whatever has no irrational part. Symbols are given random rational values (a
-polynomial identity that holds at a random point holds, J. T. Schwartz 1980); the points are drawn from a hash
-of both formulas, so a verdict repeats and nobody can aim at them. Irrational values are compared at 60 and at 400
-digits: two equal numbers differ by rounding, which shrinks with more digits, and two different ones do not.
+polynomial identity that holds at a random point holds, J. T. Schwartz 1980); the points are drawn from a
+hash of both formulas, so a verdict repeats and nobody can aim at them. Irrational values are compared at 60
+and at 400 digits: two equal numbers differ by rounding, which shrinks with more digits, and two different
+ones do not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from niwaki.verify.verdict import Reason, UnreadableError
 _FEW_DIGITS, _MANY_DIGITS = 60, 400
 _LARGEST_EXPONENT = 1_000_000
 _MIN_CALCULATOR_DIGITS = 12
+_FLOAT_DIGITS = 17
 _contexts = threading.local()  # mpmath's precision is global state: one context a thread
 
 
@@ -81,17 +83,18 @@ def exactly(tree: Tree) -> Fraction | None:
 
 
 def is_rounding_of(decimal: Tree, text: str, value: Tree) -> bool:
-    """Whether `text`, a decimal of at least twelve significant digits, is the irrational `value` rounded to them."""
+    """Whether `text`, a decimal of twelve significant digits or more, is the irrational `value` rounded."""
     digits = text.strip().lstrip("+-")
     if "." not in digits or not digits.replace(".", "", 1).isdigit():
         return False
     if len(digits.replace(".", "").lstrip("0")) < _MIN_CALCULATOR_DIGITS or exactly(value) is not None:
         return False
-    last_place = Fraction(1, 10 ** len(digits.partition(".")[2]))
+    exact = approximately(value)
+    if len(digits) >= _FLOAT_DIGITS and float(text) == float(exact):
+        return True  # what a program prints: the nearest float, which is not the nearest decimal
     context = _context(_FEW_DIGITS)
-    difference = abs(approximately(decimal) - approximately(value))
-    # a printed float may be one off in its last place
-    return bool(difference <= context.mpf(last_place.numerator) / last_place.denominator)
+    half_a_place = context.mpf(5) / 10 ** (len(digits.partition(".")[2]) + 1)
+    return bool(abs(approximately(decimal) - exact) <= half_a_place)
 
 
 def _draw(generator: random.Random, counting: bool, *, negative: bool) -> Fraction:
@@ -122,7 +125,7 @@ def _equal_at(a: Tree, b: Tree, point: dict[str, Fraction]) -> bool:
 
 
 def _difference(a: Tree, b: Tree, point: dict[str, Fraction], digits: int) -> tuple[Any, Any]:
-    """|a - b| relative to the larger of them; where one is 0, relative to the largest value on the way to it."""
+    """|a - b| relative to the larger of them; where one is 0, to the largest value on the way to it."""
     context = _context(digits)
     numeric = _Numeric(point, digits)
     left, right = numeric.value(a), numeric.value(b)
@@ -138,7 +141,9 @@ def _difference(a: Tree, b: Tree, point: dict[str, Fraction], digits: int) -> tu
 
 
 def _context(digits: int) -> Any:
-    contexts = _contexts.__dict__
+    if not hasattr(_contexts, "by_digits"):
+        _contexts.by_digits = {}
+    contexts: dict[int, Any] = _contexts.by_digits
     if digits not in contexts:
         from mpmath import MPContext  # type: ignore[import-untyped]
 
@@ -148,7 +153,7 @@ def _context(digits: int) -> Any:
 
 
 class _Numeric:
-    """Values to a number of digits, complex where needed; every argument is bounded before a function sees it."""
+    """Values to a number of digits, complex where needed; functions see bounded arguments only."""
 
     def __init__(self, point: dict[str, Fraction], digits: int) -> None:
         self.point = point
@@ -228,7 +233,7 @@ class _Numeric:
             if abs(below) < context.mpf(10) ** (10 - context.dps):
                 raise UndefinedError
         named = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "abs": "fabs"}
-        return getattr(context, named.get(name, name))(first)
+        return getattr(context, str(named.get(name, name)))(first)
 
     def _logarithm(self, name: str, arguments: list[Any]) -> Any:
         """A `log` without a base is to an unknown base: 10 and e are both meant by it."""
