@@ -2,11 +2,12 @@
 
     python benchmarks/verify/run.py [--out results.json]
 
-Compares `niwaki.verify` with the exact string in the last box, with math-verify and with TRL's accuracy reward;
-the last two only where they are installed, as they are, with their default settings. Each grader works in a
-process of its own, and a case is given up after ten seconds. Answers without a box or an "answer is" are put
-in a box for every grader but ours, as their authors expect. Figures are for all cases, and for those about
-mathematics alone (no multiple choice, no text), which is all that two of the graders are for.
+Compares `niwaki.verify` with the exact string in the last box, with math-verify and with TRL's accuracy
+reward; the last two only where they are installed, as they are, with their default settings. Each grader
+works in a process of its own, and a case is given up after ten seconds. Answers without a box or an
+"answer is" are put in a box for every grader but ours, as their authors expect. Figures are for all
+cases, and for those about mathematics alone (no multiple choice, no text), which is all that two of the
+graders are for.
 """
 
 import argparse

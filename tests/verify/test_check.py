@@ -1,12 +1,16 @@
 """`check`: types, reasons, limits, misuse, and inputs that mean harm."""
 
 import asyncio
+import json
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from typer.testing import CliRunner
 
+from niwaki.cli import app
 from niwaki.errors import VerifyError
 from niwaki.verify import symbolic
 from niwaki.verify.check import check, infer_type
@@ -17,11 +21,14 @@ from niwaki.verify.verdict import Reason, Type, Verdict
 @pytest.mark.parametrize(
     "gold, kind",
     [
-        ("A", "mc"), ("(B)", "mc"), ("\\text{(C)}", "mc"), ("42", "number"), ("-1,000", "number"), ("10 m", "number"),
-        ("$5", "number"), ("50\\%", "number"), ("2\\pi", "number"), ("3:2", "number"), ("12 apples", "number"),
+        ("A", "mc"), ("(B)", "mc"), ("\\text{(C)}", "mc"),
+        ("42", "number"), ("-1,000", "number"), ("10 m", "number"),
+        ("$5", "number"), ("50\\%", "number"),
+        ("2\\pi", "number"), ("3:2", "number"), ("12 apples", "number"),
         ("x", "expression"), ("2x+1", "expression"), ("x = 2y", "expression"), ("x^2+y^2=4", "expression"),
         ("\\int x dx", "expression"), ("9^{9^{9^9}}", "number"), ("\\{1,2\\}", "set"), ("(1,2)", "set"),
-        ("[1,2)", "set"), ("x<2", "set"), ("\\pm 2", "set"), ("2, 3", "set"), ("dog", "text"), ("not guilty", "text"),
+        ("[1,2)", "set"), ("x<2", "set"), ("\\pm 2", "set"),
+        ("2, 3", "set"), ("dog", "text"), ("not guilty", "text"),
         ("yes", "text"), ("H2O", "text"), ("10-20", "text"), ("9/11/2001", "text"), ("4WD", "text"),
         ("\\text{even}", "text"), ("World War 2", "text"),
     ],
@@ -39,13 +46,17 @@ def test_options_make_it_multiple_choice():
     "answer, gold, reason",
     [
         ("42", "42", Reason.SAME_TEXT), ("42.0", "42", Reason.EQUAL_VALUE), ("A", "(A)", Reason.SAME_OPTION),
-        ("41", "42", Reason.DIFFERENT), ("10 cm", "10 m", Reason.UNIT_DIFFERS), ("10", "10 m", Reason.UNIT_MISSING),
-        ("50", "50%", Reason.UNIT_MISSING), ("50%", "50", Reason.UNIT_DIFFERS), ("{1,2}", "(1,2)", Reason.KIND_DIFFERS),
-        ("5 = 5", "5", Reason.IDENTITY), ("", "5", Reason.NO_ANSWER), ("<think>5", "5", Reason.UNFINISHED_THINKING),
+        ("41", "42", Reason.DIFFERENT),
+        ("10 cm", "10 m", Reason.UNIT_DIFFERS), ("10", "10 m", Reason.UNIT_MISSING),
+        ("50", "50%", Reason.UNIT_MISSING),
+        ("50%", "50", Reason.UNIT_DIFFERS), ("{1,2}", "(1,2)", Reason.KIND_DIFFERS),
+        ("5 = 5", "5", Reason.IDENTITY), ("", "5", Reason.NO_ANSWER),
+        ("<think>5", "5", Reason.UNFINISHED_THINKING),
         ("\\boxed{5", "5", Reason.UNCLOSED), ("\\boxed{}", "5", Reason.EMPTY_ANSWER),
         ("4\n5", "5", Reason.SEVERAL_ANSWERS), ("A or B", "A", Reason.SEVERAL_ANSWERS),
         ("not \\boxed{5}", "5", Reason.NEGATED), ("\\boxed{5} is wrong", "5", Reason.RETRACTED),
-        ("what?", "5", Reason.UNREADABLE), ("1" * 3_000, "5", Reason.TOO_LONG), ("9^9^9^9", "5", Reason.TOO_LARGE),
+        ("what?", "5", Reason.UNREADABLE),
+        ("1" * 3_000, "5", Reason.TOO_LONG), ("9^9^9^9", "5", Reason.TOO_LARGE),
         ("5", "  ", Reason.BAD_GOLD),
     ],
 )  # fmt: skip
@@ -78,13 +89,44 @@ def test_a_tolerance_is_relative_and_off_by_default():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"answer": None}, {"gold": 5}, {"type": "integer"}, {"limit_s": 0}, {"limit_s": -1}, {"memory_bytes": 0},
+        {"answer": None}, {"gold": 5}, {"type": "integer"},
+        {"limit_s": 0}, {"limit_s": -1}, {"memory_bytes": 0},
         {"tolerance": -0.1}, {"tolerance": 1}, {"limit_s": float("nan")},
     ],
 )  # fmt: skip
 def test_misuse_is_refused(arguments):
     with pytest.raises(VerifyError):
         check(**({"answer": "1", "gold": "1"} | arguments))
+
+
+@pytest.mark.parametrize(
+    "answer, gold, right",
+    [
+        ("10 ms^{-1}", "10 m/s", True), ("10 \\frac{m}{s}", "10 m/s", True), ("five dollars", "$5", True),
+        ("minus 1", "-1", True), ("CO2", "CO_2", True),
+        ("OH_2", "H_2O", False), ("42 is the answer", "42", True),
+        ("3.141592653589793", "\\pi", True),
+        ("3.141592653589794", "\\pi", False), ("A: because of B", "A", False),
+        ("A, not B", "A", False), ("\\frac{6mg}{2}", "3 m g", True), ("10 Nm", "10 mN", False), ("10 Nm", "10 N m", True),
+        ("{1,0,2,0}", "\\{1,000, 2,000\\}", False),
+        ("The final answer is 42. I hope it is correct.", "42", True),
+    ],
+)  # fmt: skip
+def test_rules_that_are_easily_broken(answer, gold, right):
+    assert check(answer, gold, limit_s=30).correct == right
+
+
+def test_the_command_answers_with_its_exit_code():
+    run = CliRunner().invoke
+    assert run(app, ["verify", "0.5", "1/2"]).exit_code == 0
+    assert "different" in run(app, ["verify", "--", "-5", "5"]).output
+    assert run(app, ["verify", "--", "-5", "5"]).exit_code == 1
+    assert run(app, ["verify", "5", "5", "--type", "integer"]).exit_code == 2
+    assert run(app, ["verify", "A", "A", "--options", "Paris"]).exit_code == 2
+    verdict = json.loads(
+        run(app, ["verify", "-", "A", "--options", '["x", "y"]', "--json"], input="(A)").output
+    )
+    assert verdict == {"correct": True, "reason": "same_option", "type": "mc", "extracted": "(A)"}
 
 
 HOSTILE = {
@@ -150,8 +192,8 @@ def test_hostile_gold_is_harmless(name):
 
 
 def test_the_time_limit_holds_inside_our_own_arithmetic():
-    slow = "+".join(f"\\sin({n}x)" for n in range(40))
-    assert check(slow, slow.replace("0", "+0", 1), limit_s=1e-6).reason is Reason.TIMEOUT
+    terms = [f"\\sin({n}x)" for n in range(40)]
+    assert check("+".join(terms), "+".join(terms[::-1]), limit_s=1e-6).reason is Reason.TIMEOUT
 
 
 def test_verdicts_are_the_same_from_threads_and_from_asyncio():
@@ -227,8 +269,6 @@ def test_math_verify_decides_what_we_cannot_read():
 
 
 def test_no_heavy_library_is_loaded():
-    import subprocess
-
     code = "import sys; from niwaki.verify.check import check; check('\\\\sqrt2', '1'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip

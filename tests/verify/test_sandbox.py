@@ -107,8 +107,9 @@ def test_a_forked_process_has_a_nursery_of_its_own(sandbox):
 def test_a_nursery_ends_with_the_process_that_started_it():
     code = (
         "from pathlib import Path; import sys; from niwaki.verify.sandbox import Sandbox\n"
-        f"print(Sandbox(Path({str(PROGRAM)!r})).ask({{'do': 'pid'}}, limit_s=30, memory_bytes={MEMORY_BYTES}).value,"
-        " flush=True)\nimport os; os._exit(1)"
+        f"sandbox = Sandbox(Path({str(PROGRAM)!r}))\n"
+        f"print(sandbox.ask({{'do': 'pid'}}, limit_s=30, memory_bytes={MEMORY_BYTES}).value, flush=True)\n"
+        "import os; os._exit(1)"
     )
     source = str(Path(__file__).parents[2] / "src")
     done = subprocess.run(

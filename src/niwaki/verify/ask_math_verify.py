@@ -20,7 +20,7 @@ def prepare() -> None:
 
 def answer(question: dict[str, Any]) -> bool:
     """Whether math-verify finds answer and gold the same in both directions."""
-    from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-not-found]
+    from math_verify import LatexExtractionConfig, parse, verify
 
     # The sandbox keeps the time: math-verify's own timers use signals, which work in a main thread only.
     settings = [LatexExtractionConfig()]

@@ -74,8 +74,8 @@ def infer_type(gold: str, options: Sequence[str] | Mapping[str, str] | None = No
     """The type of a gold answer.
 
     With options, or as a single letter from A to J: mc. Words, ranges, dates and molecules: text. What reads
-    as one value without symbols, with or without a unit: number. Several values, or a region of the line: set.
-    Any other formula: expression. Everything else: text.
+    as one value without symbols, with or without a unit: number. Several values, or a region of the line:
+    set. Any other formula: expression. Everything else: text.
     """
     return Type.MC if options is not None else _type_of(gold)
 

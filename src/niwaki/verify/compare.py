@@ -69,7 +69,12 @@ def _quantities(answer: Quantity, gold: Quantity, tolerance: float) -> Reason:
 
 
 def _same_formula(one: Quantity, other: Quantity) -> bool:
-    """Whether the letters read as a unit in one are symbols of the other: "3 m g" and "\\frac{6mg}{2}"."""
+    """Whether the letters read as a unit in one are symbols of the other: "3 m g" and "\\frac{6mg}{2}".
+
+    Units of more than one letter are not products of symbols: mN is no Nm.
+    """
+    if any(len(symbol) > 1 for symbol, _ in one.unit or ()):
+        return False
     return (
         one.formula is not None
         and other.unit is None

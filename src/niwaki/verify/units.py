@@ -118,7 +118,9 @@ def _factors(text: str) -> list[tuple[str, int]] | None:
         position = match.end()
         while position < len(text) and text[position] in " *-":
             position += 1
-        if word.lower() in _POWER_WORDS:
+        if word == "Nm":  # a product that is written like a prefix
+            found += [("N", 1), ("m", 1)]
+        elif word.lower() in _POWER_WORDS:
             pending = _POWER_WORDS[word.lower()]
         elif word.lower() in _POWER_AFTER and found:
             found[-1] = (found[-1][0], _POWER_AFTER[word.lower()])

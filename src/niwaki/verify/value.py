@@ -145,7 +145,7 @@ def _context(digits: int) -> Any:
         _contexts.by_digits = {}
     contexts: dict[int, Any] = _contexts.by_digits
     if digits not in contexts:
-        from mpmath import MPContext  # type: ignore[import-untyped]
+        from mpmath import MPContext
 
         contexts[digits] = MPContext()
         contexts[digits].dps = digits
