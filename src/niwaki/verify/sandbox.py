@@ -1,0 +1,162 @@
+"""Questions answered in processes that can be killed, from any thread and from any process.
+
+A `Sandbox` owns one nursery process (nursery.py), which loads a program once and forks a child for every
+question. A child that takes too long is killed, one that needs too much memory dies, and the next question
+gets a fresh fork at once. A nursery that dies or no longer answers is replaced. Nothing relies on signals,
+timers or threads in this process, and nothing is pickled. Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_START_LIMIT_S = 60.0
+_LONGEST_REPLY_BYTES = 1 << 16
+_MOST_SILENCES = 3
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The value that a program returned, or the problem: "timeout" or "died"."""
+
+    value: Any = None
+    problem: str | None = None
+
+
+class Sandbox:
+    """Runs `answer(question)` of the Python file `program`, once prepared, in forks that can be killed."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._silences = 0  # questions in a row that nothing came back for, not even that the time was over
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._slots = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self.close)
+
+    def start(self) -> None:
+        """Have a nursery that is ready for questions; waits for it when it must be started."""
+        self._ready_control()
+
+    def ask(self, question: dict[str, Any], *, limit_s: float, memory_bytes: int) -> Reply:
+        """The reply to `question`, after `limit_s` at the latest; a start of the nursery is extra."""
+        for _ in range(2):
+            try:
+                control = self._ready_control()
+            except OSError:
+                return Reply(problem="died")
+            ends_at = time.monotonic() + limit_s
+            if limit_s <= 0 or not self._slots.acquire(timeout=limit_s):
+                return Reply(problem="timeout")
+            try:
+                return self._ask(control, question, ends_at, memory_bytes)
+            except OSError:  # the nursery died: replace it and ask once more
+                self._discard(control)
+            finally:
+                self._slots.release()
+        return Reply(problem="died")
+
+    def close(self) -> None:
+        """End the nursery and every child."""
+        with self._lock:
+            self._end()
+
+    def _ask(
+        self, control: socket.socket, question: dict[str, Any], ends_at: float, memory_bytes: int
+    ) -> Reply:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                left_s = max(0.01, ends_at - time.monotonic())
+                ours.sendall(
+                    json.dumps({"question": question, "memory_bytes": memory_bytes}).encode() + b"\n"
+                )
+                socket.send_fds(control, [repr(left_s * 0.9).encode()], [theirs.fileno()])
+            reply = b""
+            while not reply.endswith(b"\n"):
+                left_s = ends_at - time.monotonic()
+                if left_s <= 0 or not select.select([ours], [], [], left_s)[0]:
+                    self._silences += 1  # it should have killed the child by now
+                    if self._silences >= _MOST_SILENCES:
+                        self._discard(control)
+                    return Reply(problem="timeout")
+                received = ours.recv(_LONGEST_REPLY_BYTES)
+                self._silences = 0
+                if not received:
+                    if self._process is None or self._process.poll() is not None:
+                        raise ConnectionError
+                    return Reply(problem="died")
+                reply += received
+        return Reply(**json.loads(reply))
+
+    def _ready_control(self) -> socket.socket:
+        with self._lock:
+            if self._control is None or self._process is None or self._process.poll() is not None:
+                self._end()
+                self._begin()
+            assert self._control is not None
+            return self._control
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        nursery = Path(__file__).with_name("nursery.py")
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(nursery), str(self._program), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._control = ours
+        assert self._process.stdout is not None
+        if (
+            not select.select([self._process.stdout], [], [], _START_LIMIT_S)[0]
+            or os.read(self._process.stdout.fileno(), 1) != b"r"
+        ):
+            self._end()
+            raise ConnectionError
+
+    def _discard(self, control: socket.socket) -> None:
+        with self._lock:
+            if self._control is control:
+                self._end()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def _forget(self) -> None:
+        """In a forked process: let go of the parent's nursery, which is not ours to end, and have none."""
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process.returncode = 0  # another process's child: no warning when this object goes
+        self._process = self._control = None
