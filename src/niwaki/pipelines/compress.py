@@ -99,23 +99,25 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
 
     def work(folder: Path) -> None:
         trimmed = out / TRIM / "model"
-        check_same_tokenizer(inputs.teacher_folder, trimmed)
+        check_same_tokenizer(inputs.distill_teacher_folder, trimmed)
         teach(inputs, inputs.load_student(trimmed), files_from=trimmed, out=folder, label="distil")
 
     _stage(DISTILL, recipe, out, inputs, work)
 
 
 def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
-    """Teacher, trimmed and distilled side by side, and the same shape from random weights if asked for."""
+    """Teacher, trimmed and distilled side by side, and the same shape from random weights if asked for.
+
+    With `distill.teacher` that is the teacher, and "parent" the model that was cut.
+    """
     require(out, DISTILL)
     inputs = Inputs(recipe)
 
     def work(folder: Path) -> None:
-        models = {
-            "teacher": inputs.teacher_folder,
-            "trimmed": out / TRIM / "model",
-            "distilled": out / DISTILL / "model",
-        }
+        models = {"teacher": inputs.distill_teacher_folder}
+        if recipe.distill.teacher is not None:
+            models["parent"] = inputs.teacher_folder
+        models |= {"trimmed": out / TRIM / "model", "distilled": out / DISTILL / "model"}
         _write_json(folder / "results.json", compare(recipe, inputs, models, folder=folder))
 
     _stage(EVALUATE, recipe, out, inputs, work)
@@ -148,13 +150,15 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
         }
         if name == SCORE:
             depends[name] |= before
+        if name == CHOOSE:
+            depends[name] |= inputs.taught_by()
         before = depends[name]
     return depends
 
 
 def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any) -> None:
     depends = stage_inputs(recipe, inputs)
-    begin(out, recipe, inputs.facts(), depends)
+    begin(out, recipe, inputs.facts() | inputs.taught_by(), depends)
     stage(out, name, depends[name], work)
 
 

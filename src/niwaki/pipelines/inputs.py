@@ -45,6 +45,17 @@ class Inputs:
         return self.teacher_checkpoint.fingerprint()
 
     @cached_property
+    def distill_teacher_folder(self) -> Path:
+        """The folder of the model that the student learns from: by default the one that is cut."""
+        name = self.recipe.distill.teacher
+        return self.teacher_folder if name is None else local_folder(name)
+
+    @cached_property
+    def distill_teacher_fingerprint(self) -> str:
+        """A hash of its files."""
+        return Checkpoint(self.distill_teacher_folder).fingerprint()
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer."""
         return load_tokenizer(self.teacher_folder)
@@ -135,6 +146,13 @@ class Inputs:
                 "num_held_out_tokens": len(self.corpus.held_out.ids),
             },
         }
+
+    def taught_by(self) -> dict[str, Any]:
+        """What identifies the teacher, where it is another model than the one that is cut."""
+        name = self.recipe.distill.teacher
+        if name is None:
+            return {}
+        return {"distill teacher": {"path": name, "fingerprint": self.distill_teacher_fingerprint}}
 
     def _rows(self, seed: int) -> Rows:
         length = self.recipe.data.sequence_length_tokens

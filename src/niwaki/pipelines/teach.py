@@ -22,7 +22,7 @@ def teach(inputs: Inputs, student: PreTrainedModel, *, files_from: Path, out: Pa
     shutil.rmtree(old, ignore_errors=True)
     if finished.exists() and not (out / "checkpoints").exists():
         return finished
-    teacher = inputs.load(inputs.teacher_folder)
+    teacher = inputs.load(inputs.distill_teacher_folder)
     options = inputs.training(inputs.recipe.num_steps)
     distill(student, teacher, inputs.train, out=out, label=label, **options)
     save_model(student.to(inputs.saved_dtype), files_from, finished, replace=True)

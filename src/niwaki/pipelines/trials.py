@@ -73,7 +73,7 @@ def _try(
     student = inputs.load_student(folder / "model")
     trial = Trial(sizes, count_parameters(student), _held_out_loss(student, inputs), seed=recipe.seed)
     if recipe.choose.rank == "distill":
-        teacher = inputs.load(inputs.teacher_folder)
+        teacher = inputs.load(inputs.distill_teacher_folder)
         num_steps = recipe.steps(recipe.trial_tokens)
         options = inputs.training(num_steps) | {"save_every_steps": num_steps}
         distill(

@@ -43,6 +43,14 @@ def commented(recipe: BaseModel) -> str:
             for name, part in type(value).model_fields.items():
                 rows.append(_row(f"  {name}", written[name], part.description))
             blocks.append("\n".join(rows) + "\n")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            rows = [f"\n{key}:".ljust(_COMMENT_COLUMN + 1) + f"# {field.description}"]
+            for item in value:
+                written = item.model_dump(mode="json")
+                for name, part in type(item).model_fields.items():
+                    mark = "  - " if name == next(iter(written)) else "    "
+                    rows.append(_row(f"{mark}{name}", written[name], part.description))
+            blocks.append("\n".join(rows) + "\n")
         else:
             blocks.append(_row(key, recipe.model_dump(mode="json")[key], field.description) + "\n")
     return "".join(blocks)
