@@ -15,6 +15,7 @@ from niwaki.pipelines.family_plan import MAKING, FamilyPlan
 from niwaki.pipelines.plan_table import in_bytes, in_words
 from niwaki.pipelines.results_table import task_score
 from niwaki.reporting.family_page import FAMILY
+from niwaki.reporting.words import quantity
 
 
 def show_plan(plan: FamilyPlan) -> None:
@@ -71,9 +72,10 @@ def show_results(family: Mapping[str, Any], *, out: Path) -> None:
 
 def _members(plan: FamilyPlan) -> Table:
     table = Table("member", "cut from", "taught by", box=None)
-    for name in ("shapes", "parameters", "part", "tokens", "FLOP", "time"):
+    for column in table.columns:
+        column.no_wrap = True
+    for name in ("shapes", "parameters", "tokens", "FLOP", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    assert plan.teacher is not None
     for index, (folder, member) in enumerate(zip(plan.recipe.folders, plan.members, strict=False)):
         said = plan.recipe.members[index]
         largest = max((shape.num_parameters for shape in member.candidates), default=0)
@@ -83,9 +85,8 @@ def _members(plan: FamilyPlan) -> Table:
             "teacher" if index == 0 else said.cut_from,
             "teacher" if index == 0 else said.learn_from,
             str(len(member.candidates)),
-            f"{largest:,}",
-            f"{largest / plan.teacher.num_parameters:.0%}",
-            f"{member.recipe.distill.tokens:,}",
+            quantity(largest),
+            quantity(member.recipe.distill.tokens),
             f"{flops:.1e}",
             in_words(flops / member.flops_per_s),
         )
