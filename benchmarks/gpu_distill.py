@@ -1,6 +1,6 @@
 """Tokens per second and model FLOPs utilisation of distilling a Llama-3.1-8B shape into the 4.5B width shape.
 
-niwaki's fused loss, the naive loss in the same loop, and two trainers of TRL; random weights, one GPU or FSDP2
+niwaki's fused loss, the naive loss in that loop, and two trainers of TRL; random weights, one GPU, or FSDP2
 under `accelerate launch`. Where there is no GPU the same code runs a tiny pair in float32 on the processor,
 which shows that it runs and nothing else. No GPU was at hand when this was written, so there are no figures.
 See gpu_distill/README.md.

@@ -41,7 +41,7 @@ CONFIG = {
     "eos_token_id": 0,
 }
 _NUM_DOCUMENTS, _DOCUMENT_TOKENS = 240, 4096
-_TEACHER_STEPS, _TEACHER_ROWS, _TEACHER_ROW_TOKENS = 160, 16, 64
+_TEACHER_STEPS, _TEACHER_ROWS, _TEACHER_ROW_TOKENS = 160, 8, 64
 
 
 class Toy:
@@ -138,10 +138,10 @@ class Toy:
 
 
 def markov_documents() -> list[np.ndarray]:
-    """The successor depends on classes of the last two tokens: 32 tables of 16 successors, and some noise."""
+    """The successor depends on classes of the last two tokens: 8 tables of 16 successors, and some noise."""
     generator = np.random.default_rng(0)
-    one, two = generator.integers(0, 8, VOCAB), generator.integers(0, 4, VOCAB)
-    successors = generator.integers(1, VOCAB, (32, 16))
+    one, two = generator.integers(0, 4, VOCAB), generator.integers(0, 2, VOCAB)
+    successors = generator.integers(1, VOCAB, (8, 16))
     weights = 1 / np.arange(1, 17)
     bounds = np.cumsum(weights / weights.sum())
     documents = []
@@ -151,7 +151,7 @@ def markov_documents() -> list[np.ndarray]:
         ids = generator.integers(1, VOCAB, _DOCUMENT_TOKENS)
         for place in range(2, _DOCUMENT_TOKENS):
             if not noise[place]:
-                table = 4 * one[ids[place - 1]] + two[ids[place - 2]]
+                table = 2 * one[ids[place - 1]] + two[ids[place - 2]]
                 ids[place] = successors[table, draws[place]]
         documents.append(ids)
     return documents
