@@ -15,7 +15,13 @@ def test_the_tiny_mode_runs_and_the_variants_agree(tmp_path):
     found = {}
     for variant in ("niwaki", "naive"):
         out = tmp_path / f"{variant}.json"
-        command = [sys.executable, str(ROOT / "benchmarks" / "gpu_distill.py"), "--tiny", "--variant", variant]
+        command = [
+            sys.executable,
+            str(ROOT / "benchmarks" / "gpu_distill.py"),
+            "--tiny",
+            "--variant",
+            variant,
+        ]
         done = subprocess.run(
             [*command, "--steps", "2", "--warmup-steps", "1", "--out", str(out)],
             capture_output=True,

@@ -31,7 +31,7 @@ def show_plan(plan: FamilyPlan) -> None:
         )
         console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
         console.print(f"Writes {plan.out}/ ({in_bytes(written_bytes)} at most)", soft_wrap=True)
-        console.print(_saving(plan))
+        console.print(_saving(plan), soft_wrap=True)
     errors = Console(stderr=True, highlight=False)
     for warning in plan.warnings:
         errors.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
@@ -66,7 +66,7 @@ def show_results(family: Mapping[str, Any], *, out: Path) -> None:
     console = Console()
     console.print(table)
     if has_scratch:
-        console.print(_saved(family["scratch_tokens"], family["saving"]), highlight=False)
+        console.print(_saved(family["scratch_tokens"], family["saving"]), highlight=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}\nfigures: {out / FAMILY}", highlight=False, soft_wrap=True)
 
 
