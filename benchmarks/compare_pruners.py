@@ -32,11 +32,11 @@ SETTINGS: dict[str, dict[str, int]] = {
     "depth": {"layer": 5},
 }
 OPTIPFAIR_HALF = {"layer": 4, "ffn": 173}
+_OURS = ("niwaki", "niwaki taylor", "magnitude", "random")
 ROWS = [
-    *[("half", name) for name in ("niwaki", "magnitude", "random", "torch-pruning magnitude")],
-    *[("half", name) for name in ("torch-pruning taylor", "optipfair")],
-    *[("hidden", name) for name in ("niwaki", "magnitude", "random")],
-    *[("mlp", name) for name in ("niwaki", "magnitude", "random", "optipfair", "optipfair weights only")],
+    *[("half", name) for name in (*_OURS, "torch-pruning magnitude", "torch-pruning taylor", "optipfair")],
+    *[("hidden", name) for name in _OURS],
+    *[("mlp", name) for name in (*_OURS, "optipfair", "optipfair weights only")],
     *[("depth", name) for name in ("niwaki", "random", "optipfair")],
 ]
 # The rows that are trained too, on the same tokens: by distillation, and by fine-tuning on the text alone.
@@ -90,7 +90,10 @@ def run_all(options: argparse.Namespace, peers: Path) -> dict[str, Any]:
 
     toy = Toy(options.work)
     toy.make()
-    results: dict[str, Any] = {"teacher": kept(options.work, ["teacher"], options, sys.executable)}
+    teacher = kept(options.work, ["teacher"], options, sys.executable)
+    if teacher is None:
+        raise SystemExit("The teacher cannot be measured.")
+    results: dict[str, Any] = {"teacher": teacher}
     jobs = [["bar", bar] for bar in BARS]
     jobs += [["prune", *row] for row in ROWS] + [["train", *row] for row in TRAINED]
     for job in jobs:

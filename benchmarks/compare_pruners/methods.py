@@ -16,7 +16,6 @@ from toy import CONFIG, Toy, cpu_s
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from niwaki.pipelines import compress
-from niwaki.pruning.trim import trim
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import build
 
@@ -24,7 +23,12 @@ Sizes = Mapping[str, int]
 Method = Callable[[Toy, Sizes, Path], float]
 
 # Name of a row -> sections of the recipe that differ from the defaults.
-NIWAKI: dict[str, dict[str, Any]] = {"niwaki": {}}
+NIWAKI: dict[str, dict[str, Any]] = {
+    "niwaki": {},
+    "niwaki taylor": {"score": {"measure": "taylor"}},
+    "magnitude": {"score": {"measure": "magnitude"}},
+    "random": {"score": {"measure": "random"}},
+}
 
 
 def niwaki(toy: Toy, sizes: Sizes, out: Path, **sections: Any) -> float:
@@ -38,74 +42,6 @@ def niwaki(toy: Toy, sizes: Sizes, out: Path, **sections: Any) -> float:
     compress.trim_stage(recipe, run)
     (run / compress.TRIM / "model").rename(out)
     return measured
-
-
-def magnitude(toy: Toy, sizes: Sizes, out: Path) -> float:
-    """Keep the units whose weights have the largest norm: the same cut, by weights alone."""
-    state = AutoModelForCausalLM.from_pretrained(toy.teacher, dtype=torch.float32).state_dict()
-    layers = range(CONFIG["num_hidden_layers"])
-    keep: dict[str, torch.Tensor] = {}
-    if sizes.get("hidden", CONFIG["hidden_size"]) < CONFIG["hidden_size"]:
-        squares = sum(
-            state[f"model.layers.{layer}.{part}.weight"].square().sum(0)
-            for layer in layers
-            for part in (
-                "self_attn.q_proj",
-                "self_attn.k_proj",
-                "self_attn.v_proj",
-                "mlp.gate_proj",
-                "mlp.up_proj",
-            )
-        )
-        keep["hidden"] = largest(squares, sizes["hidden"])
-    if sizes.get("ffn", CONFIG["intermediate_size"]) < CONFIG["intermediate_size"]:
-        squares = torch.stack(
-            [
-                sum(
-                    state[f"model.layers.{layer}.mlp.{part}_proj.weight"].square().sum(dim)
-                    for part, dim in SIDES
-                )
-                for layer in layers
-            ]
-        )
-        keep["ffn"] = largest(squares, sizes["ffn"])
-    if sizes.get("layer", len(layers)) < len(layers):
-        prefixes = [f"model.layers.{layer}." for layer in layers]
-        squares = torch.stack(
-            [
-                sum(tensor.square().sum() for name, tensor in state.items() if name.startswith(prefix))
-                for prefix in prefixes
-            ]
-        )
-        keep["layer"] = largest(squares, sizes["layer"])
-    trim(toy.teacher, out, keep=keep)
-    return 0.0
-
-
-SIDES = (("gate", 1), ("up", 1), ("down", 0))
-
-
-def random(toy: Toy, sizes: Sizes, out: Path) -> float:
-    """Keep units drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    full = {
-        "hidden": CONFIG["hidden_size"],
-        "ffn": CONFIG["intermediate_size"],
-        "layer": CONFIG["num_hidden_layers"],
-    }
-    lead = {"hidden": (), "layer": (), "ffn": (CONFIG["num_hidden_layers"],)}
-    keep = {
-        axis: largest(torch.rand((*lead[axis], full[axis]), generator=generator), size)
-        for axis, size in sizes.items()
-        if size < full[axis]
-    }
-    trim(toy.teacher, out, keep=keep)
-    return 0.0
-
-
-def largest(importance: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices of the `size` largest along the last axis, ascending."""
-    return importance.topk(size, dim=-1).indices.sort(dim=-1).values
 
 
 def torch_pruning(toy: Toy, sizes: Sizes, out: Path, *, taylor: bool = False) -> float:
@@ -197,7 +133,6 @@ def save(model: PreTrainedModel, toy: Toy, out: Path) -> None:
         (out / file.name).write_bytes(file.read_bytes())
 
 
-OURS: dict[str, Method] = {"magnitude": magnitude, "random": random}
 PEERS: dict[str, Method] = {
     "torch-pruning magnitude": torch_pruning,
     "torch-pruning taylor": torch_pruning_taylor,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods import NIWAKI, OURS, PEERS, niwaki
+from methods import NIWAKI, PEERS, niwaki
 from toy import BATCH_ROWS, CALIBRATION_ROWS, ROW_TOKENS, Toy, cpu_s, high_water_bytes
 from transformers import AutoModelForCausalLM
 
@@ -24,7 +24,7 @@ _LEARNING_RATE = 1e-3
 
 def prune(toy: Toy, name: str, sizes: dict[str, int], out: Path) -> dict[str, Any]:
     """Cut the teacher to `sizes`; CPU seconds and memory include scoring, saving and the checks there are."""
-    method = partial(niwaki, **NIWAKI[name]) if name in NIWAKI else (OURS | PEERS)[name]
+    method = partial(niwaki, **NIWAKI[name]) if name in NIWAKI else PEERS[name]
     before_bytes, began = high_water_bytes(), cpu_s()
     other_s = method(toy, sizes, out)
     spent = {

@@ -179,6 +179,18 @@ def compress(
 
 
 @app.command()
+def correct(recipe: RecipeOrRun, out: Out = None) -> None:
+    """Stage 0: fine-tune the teacher on the text first.
+
+    For recipes that ask for it with `correct`.
+    """
+    read, run_directory = _open(recipe, out)
+    from niwaki.pipelines import compress as pipeline
+
+    pipeline.correct_stage(read, run_directory)
+
+
+@app.command()
 def score(recipe: RecipeOrRun, out: Out = None) -> None:
     """Stage 1: score every axis of the teacher."""
     read, run_directory = _open(recipe, out)

@@ -9,7 +9,11 @@ import json
 import math
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+from niwaki.pruning.pareto import front, knee
+from niwaki.pruning.settle import settle
 
 TEACHER = {"layer": 8, "hidden": 256, "ffn": 704, "kv": 4, "group": 2, "dim": 32, "vocab": 4096}
 STUDENT = {"layer": 6, "hidden": 192, "ffn": 512, "kv": 4, "group": 1, "dim": 32, "vocab": 4096}
@@ -166,8 +170,11 @@ def _candidates(rng: random.Random) -> dict[str, object]:
         after = 1.72 + 0.03 * number + rng.uniform(0, 0.05) - (0.12 if number == 1 else 0)
         before = after + 2.2 + rng.uniform(-0.9, 1.9)
         steps = range(10, 101, 10)
+        stopped_step = {9: 20, 10: 50, 11: 20}.get(number)
         curve = [
-            [step, after + (before - after) * math.exp(-step / 18) + rng.gauss(0, 0.01)] for step in steps
+            [step, after + (before - after) * math.exp(-step / 18) + rng.gauss(0, 0.01)]
+            for step in steps
+            if stopped_step is None or step <= stopped_step
         ]
         candidates.append(
             {
@@ -177,13 +184,28 @@ def _candidates(rng: random.Random) -> dict[str, object]:
                 "loss_after": after,
                 "curve": curve,
                 "chosen": number == 1,
+                "num_steps": stopped_step or 100,
+                "stopped": stopped_step and f"6 of 12 had less than its loss at step {stopped_step}",
+                "kv_cache_bytes": 8 * 640 * layer * 4 * 32,
+                "latency_s": 0.004 * layer + 1e-8 * num_parameters(sizes),
             }
         )
+    candidates.sort(key=lambda each: (-each["num_steps"], each["loss_after"]))
+    found = settle([each["curve"] for each in candidates], range(len(candidates)))
+    equal = [number for number, each in enumerate(candidates) if not each["stopped"]]
+    fronts = {}
+    for cost in ("num_parameters", "kv_cache_bytes", "latency_s"):
+        points = [(candidates[number][cost], candidates[number]["loss_after"]) for number in equal]
+        bend = knee(points, front(points))
+        fronts[cost] = {"front": [equal[n] for n in front(points)], "knee": bend and equal[bend]}
     return {
         "budget": {"parameters": num_parameters(TEACHER) // 2},
         "teacher": {"sizes": TEACHER, "num_parameters": num_parameters(TEACHER)},
         "candidates": candidates,
         "rank": "distill",
+        "settled": asdict(found),
+        "trial_tokens": {"trained": 8_110_080, "saved": 1_720_320},
+        "pareto": fronts,
     }
 
 

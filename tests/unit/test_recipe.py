@@ -1,5 +1,7 @@
 """Recipes are strict, complain about everything at once, and survive being written and read again."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from niwaki.recipe.quantities import (
     parse_number,
     parse_size,
 )
+from niwaki.recipe.teacher import FORWARD_KL, refuse_other_losses
 from niwaki.recipe.write import commented, dump
 
 SMALLEST = "kind: compress\nteacher: sapling\nchoose:\n  to: 50%\n"
@@ -231,12 +234,37 @@ distill:
         (SMALLEST + "data: 3\n", "data: 3 is not a section"),
         (SMALLEST + "  axes: ffn\n", "'ffn' is not a list"),
         (SMALLEST + "  axes: [ffn, ffn]\n", "each axis once"),
+        (SMALLEST + "score: {measure: tailor}", "Did you mean 'taylor'?"),
+        (SMALLEST + "score: {measure: random, batch: mean}", "measure random has none"),
+        (SMALLEST + "score: {rounds: 0}", "score.rounds"),
         (SMALLEST + "  grid: {ffn: [64], ffn_ratio: [2.5]}\n", "the same thing twice"),
         (SMALLEST + "  grid: {hiden: [64]}\n", "Did you mean 'hidden'?"),
         (SMALLEST + "  grid: {hidden: []}\n", "one or more sizes"),
         (SMALLEST + "  tolerance: null\n", "tolerance is needed"),
         (SMALLEST + "distill: {clip_norm: 0}\n", "distill.clip_norm: 0.0 does not fit"),
         (SMALLEST + "distill: {min_learning_rate: 1}\n", "above learning_rate"),
+        (SMALLEST + "distill: {loss: kl}\n", "'kl' is not one of forward_kl"),
+        (SMALLEST + "distill: {temperature: 0}\n", "distill.temperature: 0.0 does not fit"),
+        (SMALLEST + "distill: {loss: mse, temperature: 2}\n", "no meaning for mse"),
+        (SMALLEST + "distill: {jsd_beta: 0.3}\n", "belongs to jensen_shannon"),
+        (SMALLEST + "distill: {loss: jensen_shannon, jsd_beta: 1}\n", "jsd_beta: 1.0 does not fit"),
+        (SMALLEST + "distill: {top_k: 0}\n", "distill.top_k: 0 does not fit"),
+        (SMALLEST + "distill: {lm_weight: -1}\n", "distill.lm_weight: -1.0 does not fit"),
+        (SMALLEST + "distill: {hidden: true}\n", "True is not a section"),
+        (
+            SMALLEST + "distill: {hidden: {layer: {1: 1}}}\n",
+            "hidden.layer: unknown key. Did you mean 'layers'?",
+        ),
+        (SMALLEST + "distill: {hidden: {parts: [outputs]}}\n", "Did you mean 'output'?"),
+        (SMALLEST + "distill: {hidden: {parts: [output, output]}}\n", "each part once"),
+        (SMALLEST + "distill: {hidden: {layers: {29:13}}}\n", "a space behind its colon"),
+        (SMALLEST + "distill: {hidden: {layers: {1.5: 1}}}\n", "1.5 is not a layer"),
+        (SMALLEST + "distill: {hidden: {layers: {last: 1, -1: 2}}}\n", "named twice"),
+        (SMALLEST + "distill: {hidden: {parts: [embedding], layers: {1: 1}}}\n", "layers are for output"),
+        (SMALLEST + "distill: {hidden: {parts: [output], layers: {}}}\n", "layers are for output"),
+        (SMALLEST + "distill: {hidden: {parts: [attention], measure: mse}}\n", "a measure of its own"),
+        (SMALLEST + "distill: {hidden: {alpha: 0}}\n", "not above zero"),
+        (SMALLEST + "distill: {hidden: {alpha: dynamo}}\n", "neither dynamic nor a number"),
         (SMALLEST + "distill: {tokens: 1k}\n", "do not fill one batch_tokens"),
         (SMALLEST + "distill: {batch_tokens: 8k}\n", "less than distill.micro_rows (4) rows"),
         (SMALLEST + "distill: {warmup: 4k}\n", "warmup takes all"),
@@ -291,6 +319,24 @@ def test_the_commented_recipe_reads_back_and_explains_every_key():
     assert [line for line in text.splitlines() if line and "#" not in line and "kind" not in line] == []
 
 
+def test_layers_are_named_from_either_end_and_written_back_in_the_same_speech():
+    said = "distill: {hidden: {layers: {29: 13, last-2: -3, '4': last}, alpha: 0.5}}\n"
+    read = recipe(SMALLEST + said)
+    assert read.distill.hidden.layers == {29: 13, -3: -3, 4: -1}
+    for text in (dump(read), commented(read)):
+        assert "last-2: last-2" in text
+        assert recipe(text) == read
+    assert [line for line in commented(read).splitlines() if line and "#" not in line] == ["kind: compress"]
+
+
+def test_hidden_states_are_left_alone_unless_asked_and_then_taught_as_the_paper_advises():
+    assert recipe().distill.hidden is None
+    hidden = recipe(SMALLEST + "distill: {hidden: {}}\n").distill.hidden
+    assert (set(hidden.parts), hidden.layers) == ({"embedding", "output"}, {-3: -3})
+    assert (hidden.measure, hidden.alpha) == ("cosine", "dynamic")
+    assert recipe(SMALLEST + "distill: {hidden: {parts: [embedding]}}\n").distill.hidden.layers == {}
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(RecipeError, match="there is no such recipe"):
         load(tmp_path / "absent.yaml", CompressRecipe)
@@ -299,3 +345,53 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot be read"):
         load(tmp_path / "recipe.yaml", CompressRecipe)
+
+
+TEACHERS = SMALLEST + "correct:\n  when: {when}\ndistill:\n  cache: {cache}\n"
+
+
+def test_sections_about_the_teacher_survive_being_written():
+    for text in (
+        TEACHERS.format(when="before", cache="{top_k: 100, samples: 8, path: kept}"),
+        SMALLEST + "correct: {when: alongside, learning_rate: 1e-5}\n",
+        SMALLEST + "correct: {tokens: 20%, warmup: 3}\n",
+    ):
+        found = recipe(text)
+        assert recipe(dump(found)) == found
+        assert recipe(commented(found)) == found
+
+
+def test_a_correction_takes_the_distillations_amounts_and_the_papers_warmup():
+    tokens, warmup = "distill: {tokens: 1000M, batch_tokens: 256k}\n", 120
+    first = recipe(SMALLEST + tokens + "correct: {}\n")
+    assert first.correct_tokens == first.distill.tokens == 10**9
+    assert first.correct_warmup_steps(first.steps(first.correct_tokens)) == warmup < first.warmup_steps(3906)
+    part = recipe(SMALLEST + tokens + "correct: {tokens: 10%, warmup: 10%}\n")
+    assert part.correct_tokens == 10**8
+    assert part.correct_warmup_steps(400) == 40
+    assert recipe(SMALLEST + "correct: {}\n").correct_warmup_steps(40) == 2
+    assert recipe(SMALLEST + "correct: {when: alongside}\n").correct_tokens == recipe().correct_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (TEACHERS.format(when="alongside", cache="{}"), "correct.when is alongside"),
+        (SMALLEST + "correct: {when: alongside, tokens: 1M}\n", "tokens is the student's"),
+        (SMALLEST + "correct: {when: alongside, warmup: 5}\n", "warmup is the student's"),
+        (SMALLEST + "correct: {warmup: 100%}\n", "correct.warmup takes all"),
+        (SMALLEST + "distill: {cache: {samples: 0}}\n", "distill.cache.samples"),
+        (SMALLEST + "distill: {cache: {sample: 8}}\n", "Did you mean 'samples'?"),
+        (SMALLEST + "correct: {when: after}\n", "'after' is not one of before, alongside"),
+    ],
+)
+def test_teachers_that_cannot_be(text, said):
+    assert said in complaint(text)
+
+
+def test_losses_that_need_a_live_teacher_are_refused_by_name():
+    usual = SimpleNamespace(**FORWARD_KL)
+    refuse_other_losses(usual, "a cached teacher")
+    for key, value in {"loss": "reverse_kl", "top_k": 50, "lm_weight": 0.5, "hidden": object()}.items():
+        with pytest.raises(ValueError, match=rf"distill\.{key} .*a cached teacher serves forward KL"):
+            refuse_other_losses(SimpleNamespace(**{**FORWARD_KL, key: value}), "a cached teacher")

@@ -31,6 +31,8 @@ def compare(
 ) -> dict[str, Any]:
     """Measure every model; each finished measurement is kept in `folder`, so a killed stage goes on.
 
+    Divergence is measured from the teacher, or from the "corrected" one where there is one.
+
     With `evaluate.baseline: random`, first trains the student's shape from random weights, with the same
     teacher, tokens and settings as the student, so that only where it started from differs.
 
@@ -39,12 +41,13 @@ def compare(
     """
     if recipe.evaluate.baseline == "random":
         models = models | {"random": _train_random(recipe, inputs, models["trimmed"], folder / "random")}
+    reference = models.get("corrected", models["teacher"])
     results = {}
     with progress("evaluate", total=len(models)) as bar:
         for name, path in models.items():
             record = folder / f"{name}.json"
             if not record.exists():
-                write_atomically(record, json.dumps(_measure(recipe, inputs, path), indent=1))
+                write_atomically(record, json.dumps(_measure(recipe, inputs, path, reference), indent=1))
             results[name] = json.loads(record.read_text())
             bar.advance(name)
     loaded = {name: inputs.load(path) for name, path in models.items()}
@@ -56,14 +59,14 @@ def compare(
     return {"models": results, "samples": _samples(recipe, inputs, shown)}
 
 
-def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path) -> dict[str, Any]:
+def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path) -> dict[str, Any]:
     model = inputs.load(path)
     held_out = held_out_loss(
         model,
         inputs.held_out,
         num_rows=inputs.num_held_out_rows,
         batch_rows=_BATCH_ROWS,
-        teacher=None if path == inputs.distill_teacher_folder else inputs.load(inputs.distill_teacher_folder),
+        teacher=None if path == reference else inputs.load(reference),
         bytes_per_token=inputs.corpus.held_out.bytes_per_token,
     )
     # The rows of the training curves, so that a model can be drawn beside them.

@@ -16,7 +16,8 @@ from niwaki.ground.family import family_of
 from niwaki.ground.metrics import read_metrics
 from niwaki.pipelines.compress import CHOOSE, DISTILL, EVALUATE
 from niwaki.pipelines.costs import Shape, distill_flops, family_saving, scratch_flops
-from niwaki.pipelines.plan import own_shape, read_config, shape_of
+from niwaki.pipelines.open_run import MANIFEST
+from niwaki.pipelines.plan import amounts, own_shape, read_config, shape_of
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
 
@@ -35,12 +36,15 @@ def account(
     length = recipe.data.sequence_length_tokens
     teacher = own_shape(read_config(recipe.teacher))
     first = _results(out / recipe.folders[0])["teacher"]
-    members = []
+    members: list[dict[str, Any]] = []
+    caches: list[str] = []
     for index, (folder, single) in enumerate(zip(recipe.folders, singles, strict=True)):
         member = recipe.members[index]
         measured = _results(out / folder)
         shape = own_shape(read_config(str(out / folder / DISTILL / "model")))
-        flops = _flops(single, out / folder, shape)
+        cache = single.distill.cache and single.distill.cache.path
+        flops = _flops(single, out / folder, shape, is_cached=cache in caches)
+        caches += [cache] if cache else []
         scratch = scratch_flops(shape, recipe.scratch_tokens, length) if recipe.scratch_tokens else None
         members.append(
             {
@@ -78,25 +82,38 @@ def account(
     }
 
 
-def _flops(single: CompressRecipe, folder: Path, shape: Shape) -> dict[str, float]:
-    """FLOPs of the stages that made a member, from what the stages recorded."""
+def _flops(single: CompressRecipe, folder: Path, shape: Shape, *, is_cached: bool) -> dict[str, float]:
+    """FLOPs of the stages that made a member, from what the stages recorded.
+
+    `is_cached` says that a member before has made the cached teacher that this one reads.
+    """
     length = single.data.sequence_length_tokens
     config = read_config(single.teacher)
     parent = own_shape(config)
     tutor = parent if single.distill.teacher is None else own_shape(read_config(single.distill.teacher))
-    ranking = json.loads((folder / CHOOSE / "candidates.json").read_text())
-    batch_tokens = single.batch_rows * length
-    search = 0.0
-    for candidate in ranking["candidates"]:
+    candidates = json.loads((folder / CHOOSE / "candidates.json").read_text())["candidates"]
+    work = amounts(single, num_candidates=len(candidates))
+    scoring = work.calibration_passes * work.calibration_rows * length * parent.forward_flops(length)
+    # Scoring in rounds is done again for every candidate, and for the one that is cut in the end.
+    search = (work.calibration_rounds - 1) * scoring * (len(candidates) + 1)
+    # A cached teacher has spoken once for all trainings: for every token of the text.
+    heard = tutor.forward_flops(length) if work.has_cache else 0.0
+    for candidate in candidates:
         tried = shape_of(family_of(config), config, candidate["sizes"])
-        num_steps = candidate["curve"][-1][0] if candidate["curve"] else 0
-        search += num_steps * batch_tokens * distill_flops(tutor, tried, length)
+        num_tokens = candidate["num_steps"] * single.batch_rows * length
+        search += num_tokens * (distill_flops(tutor, tried, length) - heard)
     flops = {
-        "score": single.score.num_samples * length * parent.forward_flops(length),
+        "score": scoring,
+        "cache": 0.0 if is_cached else heard * _text_tokens(folder),
         "choose": search,
-        "distill": _tokens(folder) * distill_flops(tutor, shape, length),
+        "distill": _tokens(folder) * (distill_flops(tutor, shape, length) - heard),
     }
     return flops | {"total": sum(flops.values())}
+
+
+def _text_tokens(folder: Path) -> int:
+    """Tokens of the training text."""
+    return int(json.loads((folder / MANIFEST).read_text())["data"]["num_train_tokens"])
 
 
 def _tokens(folder: Path) -> int:

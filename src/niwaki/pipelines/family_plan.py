@@ -32,7 +32,7 @@ from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.quantities import Size
 
 # Of a plan's stages, those that make a member; the last one measures it.
-MAKING = ("score", "choose", "trim", "distill")
+MAKING = ("cache", "score", "choose", "trim", "distill")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from niwaki.pipelines.costs import family_saving, scratch_flops
 from niwaki.pipelines.family_plan import MAKING, FamilyPlan
-from niwaki.pipelines.plan_table import in_bytes, in_words
 from niwaki.pipelines.results_table import task_score
+from niwaki.pipelines.spoken import in_bytes, in_words
 from niwaki.reporting.family_page import FAMILY
 from niwaki.reporting.words import quantity
 

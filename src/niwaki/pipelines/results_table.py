@@ -12,6 +12,7 @@ from rich.table import Table
 _NAMES = {
     "teacher": "teacher",
     "parent": "parent",
+    "corrected": "corrected teacher",
     "trimmed": "trimmed",
     "distilled": "distilled",
     "random": "random start",

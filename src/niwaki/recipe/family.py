@@ -138,7 +138,9 @@ def _content(
     distill = shared["distill"].model_dump(mode="json") | member.distill | {"teacher": distill_teacher}
     if member.tokens is not None:
         distill["tokens"] = member.tokens
-    sections = {name: shared[name] for name in CompressRecipe.model_fields if name not in _OWN}
+    sections = {
+        name: shared[name] for name in CompressRecipe.model_fields if name in shared and name not in _OWN
+    }
     return {"kind": "compress", "teacher": teacher, "choose": choose, "distill": distill, **sections}
 
 

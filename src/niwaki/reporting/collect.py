@@ -17,7 +17,7 @@ from niwaki.errors import RunError
 
 Facts = TypeVar("Facts")
 
-MODELS = ("teacher", "parent", "trimmed", "distilled", "random")
+MODELS = ("teacher", "parent", "corrected", "trimmed", "distilled", "random")
 STAGES = ("1-score", "2-choose", "3-trim", "4-distill", "5-evaluate")
 
 
@@ -61,19 +61,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Importance:
-    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty."""
+    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty.
+
+    `measure` is the recipe's `score.measure`.
+    """
 
     layer: list[float]
     ffn: list[list[float]]
     group: list[list[list[float]]]
     hidden: list[float]
+    measure: str
     num_samples: int | None
     sequence_length_tokens: int | None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One shape that was considered; losses in nats per token, before and after its short distillation."""
+    """One shape that was considered; losses in nats per token, before and after its short distillation.
+
+    `stopped` says why its trial ended early; `kv_cache_bytes` and `latency_s` are those of one request.
+    """
 
     sizes: dict[str, int]
     num_parameters: int
@@ -81,6 +88,27 @@ class Candidate:
     loss_after: float | None
     curve: list[tuple[float, float]]
     chosen: bool
+    stopped: str | None = None
+    kv_cache_bytes: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How the ranking came about: per step the candidates' ranks, and from when the final order stood."""
+
+    steps: list[int]
+    ranks: list[list[int | None]]
+    winner_step: int | None
+    order_step: int | None
+
+
+@dataclass(frozen=True)
+class Front:
+    """Numbers of the candidates that no other beats in both loss and a cost, and where the front bends."""
+
+    front: list[int]
+    knee: int | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +119,10 @@ class Choice:
     teacher_sizes: dict[str, int]
     teacher_num_parameters: int
     candidates: list[Candidate]
+    settled: Settled | None = None
+    trained_tokens: int | None = None
+    saved_tokens: int | None = None
+    fronts: dict[str, Front] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Candidate | None:
@@ -212,6 +244,7 @@ def _importance(raw: dict[str, Any]) -> Importance:
         ffn=raw.get("ffn") or [],
         group=raw.get("group") or [],
         hidden=raw.get("hidden") or [],
+        measure=raw.get("measure") or "activation",
         num_samples=raw.get("num_samples"),
         sequence_length_tokens=raw.get("sequence_length_tokens"),
     )
@@ -230,9 +263,30 @@ def _choice(raw: dict[str, Any]) -> Choice:
                 loss_after=_finite(candidate.get("loss_after")),
                 curve=_finite_points(candidate.get("curve") or []),
                 chosen=bool(candidate.get("chosen")),
+                stopped=candidate.get("stopped"),
+                kv_cache_bytes=_finite(candidate.get("kv_cache_bytes")),
+                latency_s=_finite(candidate.get("latency_s")),
             )
             for candidate in raw["candidates"]
         ],
+        settled=_settled(raw.get("settled")),
+        trained_tokens=(raw.get("trial_tokens") or {}).get("trained"),
+        saved_tokens=(raw.get("trial_tokens") or {}).get("saved"),
+        fronts={
+            objective: Front(front=list(found["front"]), knee=found["knee"])
+            for objective, found in (raw.get("pareto") or {}).items()
+        },
+    )
+
+
+def _settled(raw: Mapping[str, Any] | None) -> Settled | None:
+    if raw is None:
+        return None
+    return Settled(
+        steps=list(raw["steps"]),
+        ranks=[list(ranks) for ranks in raw["ranks"]],
+        winner_step=raw["winner_step"],
+        order_step=raw["order_step"],
     )
 
 

@@ -144,7 +144,7 @@ def _score(metrics: Mapping[str, Any], metric: str) -> Cell:
 def _costs(member: Mapping[str, Any]) -> dict[str, str]:
     """What a member's FLOPs went into, in words."""
     flops = member["flops"]
-    return {name: f"{flops[name] / flops['total']:.0%}" for name in ("score", "choose", "distill")}
+    return {name: f"{flops[name] / flops['total']:.0%}" for name in ("score", "cache", "choose", "distill")}
 
 
 def _sized(model: Mapping[str, Any]) -> SizedModel:

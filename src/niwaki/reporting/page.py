@@ -86,6 +86,10 @@ def page_facts(run: Collected) -> dict[str, Any]:
         "hidden": _hidden(run),
         "ranking": _ranking(run),
         "candidate_curves": _candidate_curves(run),
+        "bump": _bump(run),
+        "settled": words.settled(run),
+        "halved": words.halved(run),
+        "pareto": _pareto(run),
         "held_out_curves": _held_out_curves(run),
         "training_curves": _training_curves(run),
         "samples": run.samples,
@@ -219,6 +223,20 @@ def _ranking(run: Collected) -> Figure | None:
         return None
     candidates = run.choice.candidates
     return _both(lambda width: figures.ranking(candidates, width))
+
+
+def _bump(run: Collected) -> Figure | None:
+    if run.choice is None or run.choice.settled is None:
+        return None
+    settled, candidates = run.choice.settled, run.choice.candidates
+    return _both(lambda width: figures.bump(settled, candidates, width))
+
+
+def _pareto(run: Collected) -> Figure | None:
+    if run.choice is None or not run.choice.fronts or len(run.choice.candidates) < 2:
+        return None
+    candidates, fronts = run.choice.candidates, run.choice.fronts
+    return _both(lambda width: figures.pareto(candidates, fronts, width))
 
 
 def _candidate_curves(run: Collected) -> Figure | None:

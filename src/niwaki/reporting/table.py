@@ -11,6 +11,7 @@ from niwaki.reporting.words import loss, megabytes, quantity, significant, times
 TITLES = {
     "teacher": "Teacher",
     "parent": "Parent",
+    "corrected": "Corrected",
     "trimmed": "Trimmed",
     "distilled": "Distilled",
     "random": "Random weights",

@@ -39,12 +39,13 @@ LLAMA_LIKE = (
 OLMO = ENDS | PROJECTIONS | GATED_MLP | ATTENTION_BIASES
 OLMO_POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 OLMO_LIKE = (
-    Family("olmo2", OLMO | POST_NORMS | WIDE_NORMS, SIZES, norms=OLMO_POST_NORMS),
+    Family("olmo2", OLMO | POST_NORMS | WIDE_NORMS, SIZES, norms=OLMO_POST_NORMS, norms_after=True),
     Family(
         "olmo3",
         OLMO | POST_NORMS | WIDE_NORMS,
         SIZES,
         norms=OLMO_POST_NORMS,
+        norms_after=True,
         per_layer_fields=LAYER_TYPES,
     ),
 )
