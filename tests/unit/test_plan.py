@@ -106,6 +106,45 @@ def test_ranking_by_loss_costs_no_trials(planned):
     assert by_trial.memory_bytes > 3 * by_loss.memory_bytes
 
 
+def test_halving_costs_what_is_left_of_the_trials(planned):
+    full, once, twice = (planned(choose={"halving": halving}) for halving in (0, 1, 2))
+    assert len(full.candidates) == 8
+    work = [found.stages[1].flops for found in (full, once, twice)]
+    # 8 + 4 of 16 halves, 8 + 4 + 2 * 2 of 32 quarters
+    assert work[1] / work[0] == pytest.approx(12 / 16, rel=0.05)
+    assert work[2] / work[0] == pytest.approx(16 / 32, rel=0.05)
+    # Five wait to go on where one is dealt with at a time.
+    assert once.stages[1].written_bytes > 2.5 * full.stages[1].written_bytes
+
+
+def test_limits_leave_shapes_out_and_say_what_would_admit_one(planned):
+    every = planned(choose={"tolerance": "10%"})
+    limited = planned(choose={"tolerance": "10%", "limits": {"kv_cache": "60%"}})
+    assert {shape.sizes["layer"] for shape in every.candidates} > {16}
+    assert {shape.sizes["layer"] for shape in limited.candidates} == {16}
+    assert limited.serving[1].kv_cache_bytes == limited.serving[0].kv_cache_bytes / 2
+    refused = problem(planned(choose={"limits": {"kv_cache": "10%"}}))
+    assert isinstance(refused, BudgetError)
+    assert "Allow kv_cache 41.9 MB" in refused.remedy
+
+
+def test_a_modelled_latency_is_a_limit_at_once_and_a_measured_one_at_run(planned, capsys):
+    options = {"tolerance": "10%", "limits": {"latency": "30%"}}
+    assert "latency at most" in problem(planned(choose={**options, "device": "h100"})).message
+    here = planned(choose={**options, "device": "here"})
+    assert here.problems == ()
+    assert "measured when the shapes are chosen" in here.warnings[0]
+    show(here)
+    assert "at run" in capsys.readouterr().out
+
+
+def test_a_request_longer_than_the_context(teacher, planned):
+    save_teacher(teacher, max_position_embeddings=2048)
+    long = {"prompt_tokens": 2000, "new_tokens": 100}
+    assert planned(choose={"serving": long}).problems == ()
+    assert "2000 + 100 tokens" in problem(planned(choose={"serving": long, "device": "h100"})).message
+
+
 def test_planning_touches_nothing(planned, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     planned()

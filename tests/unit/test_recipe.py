@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -11,15 +11,20 @@ from niwaki.errors import RecipeError
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load, parse
 from niwaki.recipe.quantities import (
+    Ceiling,
     Size,
+    format_bytes_ceiling,
     format_count,
     format_fraction,
     format_size,
+    format_time_ceiling,
+    parse_bytes_ceiling,
     parse_count,
     parse_count_or_share,
     parse_fraction,
     parse_number,
     parse_size,
+    parse_time_ceiling,
 )
 from niwaki.recipe.teacher import FORWARD_KL, refuse_other_losses
 from niwaki.recipe.write import commented, dump
@@ -118,6 +123,12 @@ def test_sizes_read_like_speech(written, size):
         (parse_size, "100%", "'50%'"),
         (parse_size, {"low": "1B"}, "low and high"),
         (parse_size, {"low": "2B", "high": "1B"}, "empty"),
+        (parse_bytes_ceiling, "2gb", "'2GB'"),
+        (parse_bytes_ceiling, 50, "50%"),
+        (parse_bytes_ceiling, "120%", "at most 100%"),
+        (parse_bytes_ceiling, "0MB", "200MB"),
+        (parse_time_ceiling, "40MS", "'40ms'"),
+        (parse_time_ceiling, "2GB", "40ms"),
     ],
 )
 def test_a_wrong_unit_names_the_nearest_legal_form(parser, written, nearest):
@@ -150,9 +161,31 @@ def test_sizes_survive_writing(size):
     assert parse_size(format_size(size)) == size
 
 
+CEILINGS = st.one_of(
+    st.builds(Ceiling, share=st.floats(0, 1, exclude_min=True)),
+    st.builds(Ceiling, amount=st.floats(1e-9, 1e15)),
+)
+
+
+def test_ceilings_read_like_speech():
+    assert parse_bytes_ceiling("60%") == Ceiling(share=0.6)
+    assert parse_bytes_ceiling("1.5GB") == Ceiling(amount=1.5e9)
+    assert parse_time_ceiling("40ms") == Ceiling(amount=0.04)
+    assert parse_time_ceiling("2s") == Ceiling(amount=2.0)
+    assert format_time_ceiling(Ceiling(amount=0.0015)) == "1.5ms"
+    assert format_bytes_ceiling(Ceiling(amount=2e8)) == "200MB"
+
+
+@given(CEILINGS)
+def test_ceilings_survive_writing(ceiling):
+    assert parse_bytes_ceiling(format_bytes_ceiling(ceiling)) == ceiling
+    assert parse_time_ceiling(format_time_ceiling(ceiling)) == ceiling
+
+
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=20)
 
 
+@settings(deadline=None)
 @given(
     size=SIZES,
     teacher=TEXT,
@@ -167,9 +200,10 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size
     rate=st.floats(1e-9, 10),
     held_out=st.floats(1e-6, 0.5),
     seed=st.integers(0, 2**63),
+    ceiling=st.none() | CEILINGS,
 )
 def test_a_resolved_recipe_reads_back_equal(
-    size, teacher, source, config, prompts, grid, warmup, rate, held_out, seed
+    size, teacher, source, config, prompts, grid, warmup, rate, held_out, seed, ceiling
 ):
     resolved = CompressRecipe.model_validate(
         {
@@ -177,7 +211,12 @@ def test_a_resolved_recipe_reads_back_equal(
             "teacher": teacher,
             "seed": seed,
             "data": {"source": source, "config": config, "held_out": held_out},
-            "choose": {"to": size, "grid": grid},
+            "choose": {
+                "to": size,
+                "grid": grid,
+                "limits": {"weights": ceiling, "latency": ceiling},
+                "device": "h100",
+            },
             "distill": {"learning_rate": rate, "min_learning_rate": 0, "warmup": warmup},
             "report": {"prompts": prompts},
         }
@@ -270,6 +309,11 @@ distill:
         (SMALLEST + "distill: {warmup: 4k}\n", "warmup takes all"),
         (SMALLEST + "distill: {warmup: 100%}\n", "warmup takes all"),
         (SMALLEST + "  trial_tokens: 200M\n", "a trial is the shorter run"),
+        (SMALLEST + "  halving: 4\n", "choose.halving: 4 does not fit"),
+        (SMALLEST + "  halving: 1\n  rank: loss\n", "rank: loss has none"),
+        (SMALLEST + "  limits: {latency: 40ms}\n", "set device to here"),
+        (SMALLEST + "  limits: {latancy: 40ms}\n", "Did you mean 'latency'?"),
+        (SMALLEST + "  device: h10\n", "Did you mean 'h100'?"),
         (SMALLEST + "data: {config: en}\n", "config belongs to a hub dataset"),
         (SMALLEST + "data: {held_out: 60%}\n", "data.held_out"),
         (SMALLEST + "data: {held_out: 5%}\n", "Write 8%"),

@@ -293,6 +293,7 @@ def test_what_was_cut_is_marked_and_dropped_layers_are_cut_whole():
         ffn=[[4.0, 1.0, 3.0, 2.0]] * 3,
         group=[[[1.0, 2.0], [4.0, 3.0]]] * 3,
         hidden=[3.0, 1.0, 2.0],
+        measure="activation",
         num_samples=1,
         sequence_length_tokens=8,
     )

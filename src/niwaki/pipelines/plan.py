@@ -196,13 +196,19 @@ def find_candidates(
     return shapes
 
 
+def request_of(recipe: CompressRecipe) -> Request:
+    """The request that the recipe counts cache and latency for."""
+    serving = recipe.choose.serving
+    return Request(serving.batch, serving.prompt_tokens, serving.new_tokens)
+
+
 def served(recipe: CompressRecipe, config: PreTrainedConfig, sizes: Mapping[str, int]) -> ServingCost:
     """What a shape of this teacher costs to serve; the latency only where it is modelled."""
     family = family_of(config)
     return serving_cost(
         shape_of(family, config, sizes),
         family.resize(config, sizes),
-        Request(**recipe.choose.serving.model_dump()),
+        request_of(recipe),
         bytes_per_weight=weight_bytes(config),
         device=DEVICES.get(recipe.choose.device or ""),
     )

@@ -17,9 +17,8 @@ from niwaki.ground.metrics import read_metrics
 from niwaki.ground.model import count_parameters
 from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
-from niwaki.pipelines.plan import find_candidates, trial_rungs
+from niwaki.pipelines.plan import find_candidates, request_of, trial_rungs
 from niwaki.pipelines.ranking import ranking, say
-from niwaki.pipelines.serving import Request
 from niwaki.pipelines.stopwatch import stopwatch
 from niwaki.pipelines.teach import learn
 from niwaki.pruning.choose import Choice, choose
@@ -41,8 +40,7 @@ def rank(recipe: CompressRecipe, inputs: Inputs, importance: Importance, *, fold
     config = inputs.teacher_checkpoint.config
     latency_s = None
     if recipe.choose.device == "here":
-        request = Request(**recipe.choose.serving.model_dump())
-        latency_s = stopwatch(config, request, record=folder / LATENCIES)
+        latency_s = stopwatch(config, request_of(recipe), record=folder / LATENCIES)
     shapes = find_candidates(recipe, config, latency_s=latency_s)
     choice = _try_all(recipe, inputs, importance, shapes, folder=folder)
     found = ranking(recipe, config, choice, latency_s=latency_s)
