@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from arms import DEPTH, Arm, deep, run
 from lab import conclude, opened
-from niwaki.distillation.hidden import HiddenLoss
 from statistics_of_arms import Comparison
+
+from niwaki.distillation.hidden import HiddenLoss
 
 LAST, LAST_BUT_TWO = -1, -3
 
@@ -15,14 +16,13 @@ def main() -> None:
     middle = bench.teacher.deep["layer"] - 1  # as 15:15 of 32 layers
     maps = {
         "+ Lo(last-2 : last-2) + Lemb": {LAST_BUT_TWO: LAST_BUT_TWO},
-        "+ Lo(last : last) + Lemb": {LAST: LAST},
         "+ Lo(middle : last) + Lemb": {middle: LAST},
     }
     arms = {"logits": run(bench, DEPTH)}
     for name, layers in maps.items():
         place = "-".join(f"{t}to{s}" for t, s in layers.items())
         arms[name] = run(bench, Arm(f"deep-kl-hidden-{place}", deep, {"hidden": HiddenLoss(layers=layers)}))
-    right, last, wrong = maps
+    right, wrong = maps
     conclude(
         bench,
         "d6",
@@ -31,7 +31,6 @@ def main() -> None:
         arms,
         [
             Comparison(right, "logits"),
-            Comparison("logits", last),
             Comparison("logits", wrong),
             Comparison(right, wrong),
         ],

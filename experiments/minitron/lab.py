@@ -41,9 +41,9 @@ RUNS = Path("runs/minitron")
 SEQUENCE_LENGTH_TOKENS = 256
 BATCH_ROWS = 4
 CALIBRATION_ROWS = 128
-HELD_OUT_ROWS = 128
-CURVE_ROWS = 32
-CURVE_POINTS = 8
+HELD_OUT_ROWS = 96
+CURVE_ROWS = 16
+CURVE_POINTS = 6
 LEARNING_RATE = 1e-3
 
 
@@ -66,7 +66,7 @@ TEACHERS = {
         model="sapling",
         data="stdlib",
         held_out=0.08,
-        train_tokens=80_000,
+        train_tokens=48_000,
         wide={"hidden": 192, "ffn": 312},  # 3,407,040 parameters of 5,771,520
         deep={"layer": 4},  # 3,410,176
     ),
@@ -75,7 +75,7 @@ TEACHERS = {
         model="data/novels/model",
         data="data/text_novels100/train",
         held_out=0.06,
-        train_tokens=160_000,
+        train_tokens=96_000,
         wide={"hidden": 96, "ffn": 208},  # 1,360,224 parameters of 2,477,184
         deep={"layer": 6},  # 1,369,728
     ),

@@ -70,7 +70,7 @@ def cached_rows(inputs: Inputs) -> tuple[CachedRows, CachedRows]:
     check_cache(inputs)
     if not (folder / META).exists():
         build(
-            inputs.load(inputs.teacher_folder),
+            inputs.load(inputs.distill_teacher_folder),
             _parts(inputs),
             folder,
             belongs_to=_fingerprints(inputs),
@@ -158,7 +158,7 @@ def problems(inputs: Inputs, config: PreTrainedConfig) -> Iterator[NiwakiError]:
 
 def _is_local(inputs: Inputs) -> bool:
     """Whether the teacher is here, so that looking at it downloads nothing."""
-    return Path(model_path(inputs.recipe.teacher)).is_dir()
+    return Path(model_path(inputs.recipe.distill.teacher or inputs.recipe.teacher)).is_dir()
 
 
 def _kept(inputs: Inputs) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def _kept(inputs: Inputs) -> dict[str, Any]:
 def _fingerprints(inputs: Inputs) -> dict[str, str]:
     """What can be known by now: no teacher that is still to be corrected, no text still to be tokenised."""
     found = {"tokenizer": tokenizer_fingerprint(inputs.tokenizer)}
-    if (inputs.teacher_folder / "config.json").exists():
-        found["teacher"] = inputs.teacher_fingerprint
+    if (inputs.distill_teacher_folder / "config.json").exists():
+        found["teacher"] = inputs.distill_teacher_fingerprint
     if (corpus := inputs.known_corpus) is not None:
         found["text"] = text_fingerprint(corpus)
     return found

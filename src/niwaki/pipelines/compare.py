@@ -23,7 +23,7 @@ from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
 _SAMPLE_TOKENS = 64
-_PROMPT_TOKENS, _NEW_TOKENS = 128, 64
+PROMPT_TOKENS, NEW_TOKENS = 128, 64
 
 
 def compare(
@@ -52,9 +52,7 @@ def compare(
             bar.advance(name)
     loaded = {name: inputs.load(path) for name, path in models.items()}
     if recipe.evaluate.speed:
-        speeds = measure_speed(
-            loaded, prompt_tokens=_PROMPT_TOKENS, new_tokens=_NEW_TOKENS, batch=1, repeats=5
-        )
+        speeds = measure_speed(loaded, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch=1, repeats=5)
         for name, speed in speeds.items():
             results[name]["speed"] = asdict(speed)
     shown = {name: loaded[name] for name in ("teacher", "distilled")}

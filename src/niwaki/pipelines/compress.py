@@ -109,7 +109,7 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
 
     def work(folder: Path) -> None:
         trimmed = out / TRIM / "model"
-        check_same_tokenizer(inputs.teacher_folder, trimmed)
+        check_same_tokenizer(inputs.distill_teacher_folder, trimmed)
         student = inputs.load_student(trimmed)
         teach(inputs, student, files_from=trimmed, out=folder, label="distil", corrected=folder / "corrected")
 
@@ -117,12 +117,17 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
 
 
 def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
-    """Teacher, trimmed and distilled side by side, and the same shape from random weights if asked for."""
+    """Teacher, trimmed and distilled side by side, and the same shape from random weights if asked for.
+
+    With `distill.teacher` that is the teacher, and "parent" the model that was cut.
+    """
     require(out, DISTILL)
     inputs = Inputs(recipe, out)
 
     def work(folder: Path) -> None:
         models = {"teacher": inputs.original_folder}
+        if recipe.distill.teacher is not None:
+            models = {"teacher": inputs.distill_teacher_folder, "parent": inputs.original_folder}
         if recipe.corrects_alongside:
             models["corrected"] = out / DISTILL / "corrected"
         elif recipe.correct_tokens:
@@ -161,6 +166,8 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
         }
         if before is facts:
             depends[name] |= facts
+        if name == CHOOSE:
+            depends[name] |= inputs.taught_by()
         before = depends[name]
     return depends
 
@@ -169,7 +176,7 @@ def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: A
     depends = stage_inputs(recipe, inputs)
     if recipe.distill.cache is not None:
         check_cache(inputs)
-    begin(out, recipe, inputs.facts(), depends)
+    begin(out, recipe, inputs.facts() | inputs.taught_by(), depends)
     stage(out, name, depends[name], work)
 
 

@@ -7,7 +7,7 @@ activations that the backward pass needs, without checkpointing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BYTES_FLOAT32 = 4
@@ -91,19 +91,29 @@ class Work:
 
 
 def stage_costs(
-    teacher: Shape, student: Shape, work: Work, *, bytes_per_weight: int, bytes_per_activation: int
+    teacher: Shape,
+    student: Shape,
+    work: Work,
+    *,
+    bytes_per_weight: int,
+    bytes_per_activation: int,
+    taught_by: Shape | None = None,
 ) -> tuple[StageCost, ...]:
     """Costs of the stages in order.
 
     `bytes_per_weight` is that of the teacher's checkpoint, in which the trimmed model is saved too.
+    `taught_by` is the model to learn from, where it is not `teacher`, the one that is cut.
     """
+    tutor = taught_by or teacher
+    tutor_bytes = tutor.num_parameters * bytes_per_weight
+    tutor_once = tutor.forward_flops(work.sequence_length_tokens)
     teacher_bytes = teacher.num_parameters * bytes_per_weight
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
     once = teacher.forward_flops(length)
-    taught = distill_flops(teacher, student, length) - (once if work.has_cache else 0)
+    taught = distill_flops(tutor, student, length) - (tutor_once if work.has_cache else 0)
     training_bytes = _training_bytes(student, work, bytes_per_activation)
-    training_bytes += 0 if work.has_cache else teacher_bytes
+    training_bytes += 0 if work.has_cache else tutor_bytes
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
     snapshots = _snapshot_bytes(student)
     # A teacher in training takes as much beside the student.
@@ -133,9 +143,9 @@ def stage_costs(
     cache = (
         StageCost(
             "cache",
-            flops=work.cache_tokens * once,
-            memory_bytes=teacher_bytes,
-            read_bytes=teacher_bytes,
+            flops=work.cache_tokens * tutor_once,
+            memory_bytes=tutor_bytes,
+            read_bytes=tutor_bytes,
             written_bytes=work.cache_tokens * work.cache_bytes_per_token,
         ),
     )
@@ -163,7 +173,7 @@ def stage_costs(
             "distill",
             flops=work.distill_tokens * (taught + correcting_flops),
             memory_bytes=training_bytes + correcting_bytes,
-            read_bytes=teacher_bytes + student_bytes,
+            read_bytes=tutor_bytes + student_bytes,
             written_bytes=snapshots + student_bytes + corrected_bytes,
         ),
         StageCost(
@@ -182,6 +192,24 @@ def distill_flops(teacher: Shape, student: Shape, sequence_length_tokens: int) -
     """FLOPs of one distilled token: the teacher forward, the student forward and backward."""
     length = sequence_length_tokens
     return teacher.forward_flops(length) + 3 * student.forward_flops(length)
+
+
+def scratch_flops(shape: Shape, num_tokens: int, sequence_length_tokens: int) -> float:
+    """FLOPs of training a model of this shape on `num_tokens` from random weights: forward and backward."""
+    return 3 * shape.forward_flops(sequence_length_tokens) * num_tokens
+
+
+def family_saving(teacher: float, members: Sequence[float], made: Sequence[float]) -> float:
+    """How many times cheaper a family is than training each of its models from scratch.
+
+    arXiv 2407.14679, section 1: (teacher + members from scratch) / (teacher from scratch + members as made).
+
+    Args:
+        teacher: FLOPs of training the teacher from scratch, which both ways pay for.
+        members: FLOPs of training each member from scratch.
+        made: FLOPs that each member took.
+    """
+    return (teacher + sum(members)) / (teacher + sum(made))
 
 
 def _snapshot_bytes(model: Shape) -> int:

@@ -47,6 +47,12 @@ class Inputs:
             return self.original_folder
         return self.run / CORRECT / "model"
 
+    @property
+    def distill_teacher_folder(self) -> Path:
+        """The folder of the model that the student learns from: by default the one that is cut."""
+        name = self.recipe.distill.teacher
+        return self.teacher_folder if name is None else local_folder(name)
+
     @cached_property
     def teacher_checkpoint(self) -> Checkpoint:
         """The teacher's tensors, every shard checked."""
@@ -56,6 +62,11 @@ class Inputs:
     def teacher_fingerprint(self) -> str:
         """A hash of the teacher's files."""
         return self.teacher_checkpoint.fingerprint()
+
+    @cached_property
+    def distill_teacher_fingerprint(self) -> str:
+        """A hash of the files of `distill_teacher_folder`."""
+        return Checkpoint(self.distill_teacher_folder).fingerprint()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -153,6 +164,13 @@ class Inputs:
                 "num_held_out_tokens": len(self.corpus.held_out.ids),
             },
         }
+
+    def taught_by(self) -> dict[str, Any]:
+        """What identifies the teacher, where it is another model than the one that is cut."""
+        name = self.recipe.distill.teacher
+        if name is None:
+            return {}
+        return {"distill teacher": {"path": name, "fingerprint": self.distill_teacher_fingerprint}}
 
     @property
     def _text_options(self) -> dict[str, Any]:

@@ -72,22 +72,34 @@ class Plan:
             raise problem
 
 
-def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None) -> Plan:
+def plan(
+    recipe: CompressRecipe,
+    *,
+    out: Path,
+    flops_per_s: float | None = None,
+    cut_sizes: Mapping[str, int] | None = None,
+    taught_by: Shape | None = None,
+) -> Plan:
     """Plan `recipe` for the run directory `out`, which is not touched.
 
     `flops_per_s` is what training sustains here; None measures it for a moment. Nothing is raised for a
-    recipe that cannot work: the reasons are in `problems`.
+    recipe that cannot work: the reasons are in `problems`. `cut_sizes` and `taught_by` stand for models of
+    these shapes that are still to be made from the recipe's teacher: the one to cut, the one to learn from.
     """
     inputs = Inputs(recipe, out)
     problems: list[NiwakiError] = []
     warnings: list[str] = []
-    config, teacher = None, None
+    config, teacher, distill_config = None, None, None
     shapes: list[Shape] = []
     try:
         config = read_config(recipe.teacher)
         family = family_of(config)
-        teacher = shape_of(family, config, family.axis_sizes(config))
-        shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config)]
+        cut_sizes = cut_sizes or family.axis_sizes(config)
+        teacher = shape_of(family, config, cut_sizes)
+        shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config, cut_sizes)]
+        if recipe.distill.teacher is not None:
+            distill_config = read_config(recipe.distill.teacher)
+            taught_by = own_shape(distill_config)
     except NiwakiError as error:
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
@@ -107,11 +119,14 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
             work,
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
+            taught_by=taught_by,
         )
     if teacher is not None:
-        problems += check_losses(recipe, teacher.sizes, [shape.sizes for shape in shapes])
+        problems += check_losses(recipe, (taught_by or teacher).sizes, [shape.sizes for shape in shapes])
     in_run = [s for s in stages if s.name != "cache" or not cached_teacher.lies_elsewhere(recipe)]
-    problems += preflight(recipe, out, config, sum(stage.written_bytes for stage in in_run))
+    problems += preflight(
+        recipe, out, config, sum(stage.written_bytes for stage in in_run), distill_config=distill_config
+    )
     if config is not None:
         problems += cached_teacher.problems(inputs, config)
     return Plan(
@@ -142,12 +157,14 @@ def read_config(model: str) -> PreTrainedConfig:
 def find_candidates(
     recipe: CompressRecipe,
     config: PreTrainedConfig,
+    sizes: Mapping[str, int] | None = None,
     *,
     latency_s: Callable[[dict[str, int]], float] | None = None,
 ) -> list[dict[str, int]]:
     """The shapes, axis -> size, that the recipe ranks for a teacher of this config, in order of preference.
 
     Args:
+        sizes: the teacher's, where they are not those of `config`.
         latency_s: measures a shape here, for `choose.device: here`; without it that limit is left out.
 
     Raises:
@@ -157,7 +174,7 @@ def find_candidates(
         RecipeError: a value of the grid, or an axis, is none that the teacher can take.
     """
     family = family_of(config)
-    sizes, tied = family.axis_sizes(config), _is_tied(config)
+    sizes, tied = dict(sizes or family.axis_sizes(config)), _is_tied(config)
     budget = budget_of(
         recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
     )
@@ -214,6 +231,12 @@ def budget_of(recipe: CompressRecipe, *, num_parameters: int, parameter_bytes: i
 def weight_bytes(config: PreTrainedConfig) -> int:
     """Bytes of one saved weight, float32 where the config does not say."""
     return (getattr(config, "dtype", None) or torch.float32).itemsize
+
+
+def own_shape(config: PreTrainedConfig) -> Shape:
+    """The shape of the model that a config describes. Raises FamilyError when there is no table for it."""
+    family = family_of(config)
+    return shape_of(family, config, family.axis_sizes(config))
 
 
 def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int]) -> Shape:

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from niwaki.distillation.criteria import check_options
 from niwaki.distillation.hidden import check_layers
+from niwaki.distillation.train import check_same_tokenizer
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
@@ -23,14 +24,24 @@ from niwaki.recipe.compress import CompressRecipe
 
 
 def preflight(
-    recipe: CompressRecipe, out: Path, config: PreTrainedConfig | None, written_bytes: int
+    recipe: CompressRecipe,
+    out: Path,
+    config: PreTrainedConfig | None,
+    written_bytes: int,
+    *,
+    distill_config: PreTrainedConfig | None = None,
 ) -> Iterator[NiwakiError]:
-    """Yield what would stop the run. `config` is the teacher's, or None when it could not be read."""
-    yield from _out(out, written_bytes)
+    """Yield what would stop the run.
+
+    `config` is the teacher's, or None when it could not be read; `distill_config` that of `distill.teacher`.
+    """
+    yield from check_out(out, written_bytes)
     yield from _data(recipe)
     if config is not None:
         yield from _tokenizer(recipe.teacher, config)
         yield from _context(recipe, config)
+        if distill_config is not None:
+            yield from _distill_teacher(recipe, config, distill_config)
     yield from _tasks(recipe)
 
 
@@ -59,7 +70,8 @@ def check_losses(
         yield error
 
 
-def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
+def check_out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
+    """Yield why a run that writes so much cannot live in `out`."""
     if out.exists() and not out.is_dir():
         yield RunError(f"out {str(out)!r} is a file.", "Give a new folder.")
         return
@@ -114,6 +126,25 @@ def _tokenizer(teacher: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
             f"teacher {teacher!r}: its tokenizer has {len(tokenizer)} tokens, it has {config.vocab_size}.",
             "Put the model's own tokenizer beside it.",
         )
+
+
+def _distill_teacher(
+    recipe: CompressRecipe, config: PreTrainedConfig, distill_config: PreTrainedConfig
+) -> Iterator[NiwakiError]:
+    assert recipe.distill.teacher is not None
+    if distill_config.vocab_size != config.vocab_size:
+        yield CheckpointError(
+            f"distill.teacher {recipe.distill.teacher!r} has {distill_config.vocab_size} tokens, "
+            f"teacher {recipe.teacher!r} {config.vocab_size}.",
+            "Choose two models with one vocabulary, such as a model and its own student.",
+        )
+        return
+    try:
+        check_same_tokenizer(recipe.distill.teacher, recipe.teacher)
+    except NiwakiError as error:
+        yield error
+    for problem in _context(recipe, distill_config):
+        yield type(problem)(f"distill.teacher: {problem.message}", problem.remedy)
 
 
 def _context(recipe: CompressRecipe, config: PreTrainedConfig) -> Iterator[NiwakiError]:

@@ -53,7 +53,7 @@ def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **
     `options` are the other keyword arguments of `distill`, as `Inputs.training` gives them.
     """
     if inputs.recipe.distill.cache is None:
-        teacher = inputs.load(inputs.teacher_folder)
+        teacher = inputs.load(inputs.distill_teacher_folder)
         distill(student, teacher, inputs.train, out=out, label=label, **options)
         return
     rows, held_out = cached_rows(inputs)

@@ -125,6 +125,10 @@ class CompressRecipe(Section):
         return self
 
     def _teacher_agrees(self) -> None:
+        if self.correct is not None and self.distill.teacher is not None:
+            raise ValueError(
+                "correct is of the model that is cut, and distill.teacher is another. Remove one of them."
+            )
         if self.corrects_alongside:
             if self.distill.cache is not None:
                 raise ValueError(

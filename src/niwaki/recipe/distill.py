@@ -54,6 +54,7 @@ class Distill(Section):
     arXiv 2408.11796, section 3.
     """
 
+    teacher: str | None = Field(None, description="model to learn from; null for the model that is cut")
     tokens: Count = Field(100_000_000, gt=0, description="tokens to train on")
     batch_tokens: Count = Field(256_000, gt=0, description="tokens of one optimiser step, rounded to rows")
     micro_rows: Count = Field(4, gt=0, description="rows of one forward pass; less needs less memory")

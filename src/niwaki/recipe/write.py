@@ -47,6 +47,13 @@ def _rows(section: BaseModel, *, indent: str) -> Iterator[str]:
                 yield ""
             yield f"{indent}{key}:".ljust(_COMMENT_COLUMN) + f"# {_first_sentence(value)}"
             yield from _rows(value, indent=indent + "  ")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            yield ""
+            yield _row(f"{indent}{key}", None, field.description).replace(": null", ":     ")
+            for item in value:
+                first, *others = _rows(item, indent=indent + "    ")
+                yield f"{indent}  - {first.strip()}"
+                yield from others
         else:
             yield _row(f"{indent}{key}", written[key], field.description)
 

@@ -17,7 +17,7 @@ from niwaki.errors import RunError
 
 Facts = TypeVar("Facts")
 
-MODELS = ("teacher", "corrected", "trimmed", "distilled", "random")
+MODELS = ("teacher", "parent", "corrected", "trimmed", "distilled", "random")
 STAGES = ("1-score", "2-choose", "3-trim", "4-distill", "5-evaluate")
 
 
@@ -173,6 +173,12 @@ class Collected:
     def teacher_path(self) -> str | None:
         """The teacher as the manifest names it: a folder or a name on the Hub."""
         path = self.manifest.get("teacher", {}).get("path")
+        return None if path is None else str(path)
+
+    @property
+    def distill_teacher_path(self) -> str | None:
+        """The model that taught, where it is not the one that was cut."""
+        path = self.manifest.get("distill teacher", {}).get("path")
         return None if path is None else str(path)
 
     @property

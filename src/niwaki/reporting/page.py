@@ -116,6 +116,7 @@ def provenance(run: Collected) -> list[tuple[str, str]]:
         "Seed": manifest.get("seed"),
         "Teacher": run.teacher_path,
         "Teacher fingerprint": teacher.get("fingerprint"),
+        "Distilled from": run.distill_teacher_path,
         "Data": data.get("source"),
         "Data fingerprint": data.get("fingerprint"),
         "Training tokens": _maybe(data.get("num_train_tokens"), words.quantity),
@@ -194,7 +195,8 @@ def _trees(run: Collected) -> Figure | None:
     else:
         return None
     captions = (
-        f"Teacher, {words.quantity(counts[0])} parameters",
+        f"{TITLES['parent' if run.distill_teacher_path else 'teacher']}, "
+        f"{words.quantity(counts[0])} parameters",
         f"Student, {words.quantity(counts[1])} parameters",
     )
     return _both(lambda width: figures.trees(whole, cut, kept, captions, width))

@@ -10,6 +10,7 @@ from niwaki.reporting.words import loss, megabytes, quantity, significant, times
 
 TITLES = {
     "teacher": "Teacher",
+    "parent": "Parent",
     "corrected": "Corrected",
     "trimmed": "Trimmed",
     "distilled": "Distilled",
