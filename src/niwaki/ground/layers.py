@@ -2,7 +2,7 @@
 
 In: a `transformers` causal language model whose family has a table. While a block runs, the model is one of
 fewer layers: its list of layers, what its config says of single layers and the layers' places in the
-key-value cache are those of the trimmed model, so that logits, losses, `generate()` and lm-eval tasks are too.
+key-value cache are those of the trimmed model, and so are logits, losses, `generate()` and lm-eval tasks.
 
 Shapes: B rows, S positions, D hidden.
 """
@@ -52,21 +52,20 @@ def only_layers(model: PreTrainedModel, kept: Sequence[int]) -> Iterator[None]:
     parent_name, _, name = _list_name(model).rpartition(".")
     parent = model.get_submodule(parent_name)
     fields = dict(vars(config))
-    places = [
-        (module, module.layer_idx)
-        for number in kept
+    places: list[tuple[Any, int, int]] = [
+        (module, number, place)
+        for place, number in enumerate(kept)
         for module in layers[number].modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
+        if hasattr(module, "layer_idx")
     ]
-    new_place = {number: place for place, number in enumerate(kept)}
     try:
         _replace_fields(config, vars(resized))
         setattr(parent, name, nn.ModuleList(layers[number] for number in kept))
-        for module, number in places:
-            module.layer_idx = new_place[number]
+        for module, _, place in places:
+            module.layer_idx = place
         yield
     finally:
-        for module, number in places:
+        for module, number, _ in places:
             module.layer_idx = number
         setattr(parent, name, layers)
         _replace_fields(config, fields)

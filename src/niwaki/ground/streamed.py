@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,9 @@ def _by_layers(
         found: list[Tensor] = []
         with stream.holding(number), only_layers(model, [number]), _outputs(layer, found):
             for batch, arguments in enumerate(batches):
-                start = starting_from(layer, waiting[batch].to(stream.reader.device)) if number else nullcontext()
+                start = (
+                    starting_from(layer, waiting[batch].to(stream.reader.device)) if number else nullcontext()
+                )
                 with start, around(batch):
                     ended = model.base_model(**arguments, use_cache=False).last_hidden_state
                 hidden = ended if number == last else found[0]
@@ -191,6 +194,11 @@ def _by_layers(
                     waiting.append(hidden.to("cpu"))
     for hidden in waiting:
         yield hidden.to(stream.reader.device)
+
+
+def _num_bytes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
+    specs = [checkpoint.spec(name) for name in checkpoint.names()]
+    return sum(spec.num_elements * (dtype or spec.dtype).itemsize for spec in specs)
 
 
 @contextmanager
@@ -215,7 +223,7 @@ class _Reader:
     def resident_bytes(self) -> int:
         """The ends, and one layer twice: as it is on disk and as it runs."""
         num_bytes = 0
-        for name, layer in self._layer_of().items():
+        for name, layer in self._layer_of.items():
             spec = self.checkpoint.spec(name)
             if layer is None or layer == 0:
                 num_bytes += spec.num_elements * self.dtype.itemsize
@@ -225,7 +233,9 @@ class _Reader:
 
     def ends(self) -> dict[str, Tensor]:
         """What lies outside the layers, by the names in memory."""
-        return {name: part for name, part in self._model(None).items() if self.family.match(name).layer is None}
+        return {
+            name: part for name, part in self._model(None).items() if self.family.match(name).layer is None
+        }
 
     def layer(self, number: int) -> dict[str, Tensor]:
         """The parameters of one layer, by their names inside it."""
@@ -234,13 +244,15 @@ class _Reader:
         return {name.removeprefix(prefix): parts[name] for name in parts if name.startswith(prefix)}
 
     def _model(self, number: int | None) -> dict[str, Tensor]:
-        """The parameters of a model of one layer; where only the ends (None) or the layer are wanted, the rest is zeros
-        that take no memory."""
+        """The parameters of a model of one layer.
+
+        Its layer (where `number` is None) or else its ends are zeros that take no memory.
+        """
         config, family = self.checkpoint.config, self.family
         sizes = family.axis_sizes(config)
         keep = {"layer": torch.tensor([number or 0])}
         state = {}
-        for name, layer in self._layer_of().items():
+        for name, layer in self._layer_of.items():
             if layer not in (None, number or 0):
                 continue
             if layer == number:
@@ -270,8 +282,12 @@ class _Reader:
                 f"{self.checkpoint.path}: {min(info['missing_keys'])!r} is missing for layer {number}.",
                 "Fetch the checkpoint again; these weights would have been random.",
             )
-        return {name: part.detach().to(self.device) for name, part in model.named_parameters(remove_duplicate=False)}
+        return {
+            name: part.detach().to(self.device)
+            for name, part in model.named_parameters(remove_duplicate=False)
+        }
 
+    @cached_property
     def _layer_of(self) -> dict[str, int | None]:
         names = (name for name in self.checkpoint.names() if not self.family.is_unread(name))
         return {name: self.family.match(name).layer for name in names}

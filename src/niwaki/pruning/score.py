@@ -25,6 +25,7 @@ from niwaki import __version__
 from niwaki.errors import DataError, FamilyError, RecipeError, RunError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
+from niwaki.ground.streamed import passes_per_batch, rows_at_once
 from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
 from niwaki.pruning.probe import Probe
 from niwaki.pruning.scores import Scores
@@ -55,7 +56,10 @@ def score(
 ) -> Scores:
     """Score a model on `num_samples` rows, each one sample, from `first_row` on.
 
-    Only the decoder runs, without the language-model head. `axes` defaults to all of hidden, ffn, group and
+    Only the decoder runs, without the language-model head. A streamed model (`ground.streamed`) is read once
+    for as many batches as memory holds, and gets the same scores.
+
+    `axes` defaults to all of hidden, ffn, group and
     layer that can be scored; what can be trimmed but not scored (neurons of fused experts) is warned about by
     name. `sequence` lists the token aggregations to keep, of mean, l2 and var; each costs time. `model_id`
     and `data_id` go into the provenance.
@@ -88,11 +92,16 @@ def score(
         scores = _resume(checkpoint, scores, num_samples)
     probe = Probe(model, family=family, axes=axes, sequence=sequence)
     saved_at_s = time.monotonic()
-    starts = range(scores.num_samples, num_samples, batch_rows)
-    with probe.listening(), progress("score", total=len(starts)) as bar:
-        for start in starts:
-            probe.run(_take(rows, first_row + start, min(batch_rows, num_samples - start)), scores)
-            bar.advance()
+    at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=scores.provenance["sample_tokens"])
+    num_batches = -(-(num_samples - scores.num_samples) // batch_rows)
+    with probe.listening(), progress("score", total=num_batches * passes_per_batch(model)) as bar:
+        for start in range(scores.num_samples, num_samples, at_once):
+            end = min(start + at_once, num_samples)
+            batches = [
+                _take(rows, first_row + first, min(batch_rows, end - first))
+                for first in range(start, end, batch_rows)
+            ]
+            probe.run(batches, scores, advance=bar.advance)
             if checkpoint is not None and time.monotonic() - saved_at_s >= _CHECKPOINT_INTERVAL_S:
                 scores.save(checkpoint)
                 saved_at_s = time.monotonic()
