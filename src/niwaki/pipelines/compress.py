@@ -51,7 +51,7 @@ def score_stage(recipe: CompressRecipe, out: Path) -> None:
 
     def work(folder: Path) -> None:
         scores = score(
-            inputs.load(inputs.teacher_folder),
+            inputs.load_or_stream(inputs.teacher_folder),
             inputs.calibration,
             num_samples=recipe.score.num_samples,
             batch_rows=recipe.score.batch_rows,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,9 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
+from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
+from niwaki.pipelines.inputs import compute_dtype, device
 from niwaki.pipelines.preflight import preflight
 from niwaki.pruning.architecture import Budget, candidates
 from niwaki.recipe.compress import CompressRecipe
@@ -32,13 +34,15 @@ class Plan:
     """What will happen. With `problems` it cannot; then `teacher` may be None and the rest empty.
 
     `candidates` are the shapes to be ranked; the costs are for the largest of them.
-    `flops_per_s` is what the machine is taken to sustain.
+    `streamed_bytes` are the teacher's weights when they do not fit into memory, so that scoring reads them
+    layer by layer, else 0. `flops_per_s` is what the machine is taken to sustain.
     """
 
     recipe: CompressRecipe
     out: Path
     teacher: Shape | None
     bytes_per_weight: int
+    streamed_bytes: int
     candidates: tuple[Shape, ...]
     stages: tuple[StageCost, ...]
     flops_per_s: float
@@ -79,6 +83,8 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
     stages: tuple[StageCost, ...] = ()
+    weights_bytes = 0 if teacher is None else teacher.num_parameters * compute_dtype().itemsize
+    streamed_bytes = 0 if fits(weights_bytes, device()) else weights_bytes
     if teacher is not None and shapes:
         work = amounts(recipe, num_candidates=len(shapes))
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
@@ -89,6 +95,9 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
         )
+        if streamed_bytes:
+            allowed_bytes = allowed_memory_bytes(device())
+            stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
     written_bytes = sum(stage.written_bytes for stage in stages)
     problems += preflight(recipe, out, config, written_bytes)
     return Plan(
@@ -96,6 +105,7 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         out=out,
         teacher=teacher,
         bytes_per_weight=bytes_per_weight,
+        streamed_bytes=streamed_bytes,
         candidates=tuple(shapes),
         stages=stages,
         flops_per_s=flops_per_s or measure_flops_per_s(recipe.distill.precision),
