@@ -3,9 +3,9 @@
     python benchmarks/larger_than_memory/run.py
 
 Writes a random llama of about 1.5 GB to a temporary folder, tensor by tensor. Then one process after another
-scores it and measures its loss: with as much memory as there is, with `--allowed-mb` above what the interpreter
-and its libraries have taken (RLIMIT_DATA, all writable memory), and again with stock `from_pretrained` under
-that limit, to show that it is one. Everything is deleted.
+scores it and measures its loss: with as much memory as there is, and with `--allowed-mb` above what interpreter
+and libraries have taken (RLIMIT_DATA, all writable memory). A last one calls stock `from_pretrained` under that
+limit, to show that it is one. Everything is deleted.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def build(folder: Path, config: LlamaConfig) -> None:
     generator = torch.Generator().manual_seed(0)
     for name, shape in shapes.items():
         is_norm = len(shape) == 1
-        writer.add(name, torch.ones(shape) if is_norm else torch.empty(shape).normal_(std=0.03, generator=generator))
+        writer.add(
+            name, torch.ones(shape) if is_norm else torch.empty(shape).normal_(std=0.03, generator=generator)
+        )
     writer.close()
 
 
@@ -112,13 +114,18 @@ def main(allowed_mb: int) -> None:
         build(root / "model", CONFIG)
         os.sync()
         num_bytes = Checkpoint(root / "model").num_bytes
-        print(f"checkpoint {num_bytes / 1e6:.0f} MB, allowed {allowed_mb} MB ({num_bytes / allowed_mb / 1e6:.1f} times)")
+        print(
+            f"checkpoint {num_bytes / 1e6:.0f} MB, allowed {allowed_mb} MB "
+            f"({num_bytes / allowed_mb / 1e6:.1f} times)"
+        )
         found = {}
         for label, allowed in (("in memory", 0), ("layer by layer", allowed_mb), ("stock", allowed_mb)):
             kind, out = label.partition(" ")[0], root / f"{label}.safetensors"
             found[label] = run_worker(kind, root / "model", root / "warm-up", out, allowed * 1_000_000)
             print(f"{label}: {json.dumps(found[label])}")
-        whole, streamed = (Scores.load(root / f"{label}.safetensors") for label in ("in memory", "layer by layer"))
+        whole, streamed = (
+            Scores.load(root / f"{label}.safetensors") for label in ("in memory", "layer by layer")
+        )
         apart = max(float((whole.sums[key] - streamed.sums[key]).abs().max()) for key in whole.sums)
         print(f"largest difference between their scores {apart:g}, ", end="")
         print(f"between their losses {abs(found['in memory']['loss'] - found['layer by layer']['loss']):g}")

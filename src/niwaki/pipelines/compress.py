@@ -87,7 +87,7 @@ def trim_stage(recipe: CompressRecipe, out: Path) -> None:
         ranking = json.loads((out / CHOOSE / "candidates.json").read_text())
         sizes = next(c["sizes"] for c in ranking["candidates"] if c["chosen"])
         scores = Scores.load(out / SCORE / "scores.safetensors")
-        cut(inputs, scores, sizes, folder / "model")
+        cut(inputs, scores, sizes, folder / "model", depth_folder=out / CHOOSE)
 
     _stage(TRIM, recipe, out, inputs, work)
 
@@ -135,7 +135,7 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
     resolved = recipe.model_dump(mode="json")
     sections = {
         SCORE: ("score", "seed"),
-        CHOOSE: ("choose", "distill"),
+        CHOOSE: ("choose", "depth", "distill"),
         TRIM: (),
         DISTILL: ("distill",),
         EVALUATE: ("evaluate", "report"),

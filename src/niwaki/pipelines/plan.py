@@ -19,6 +19,7 @@ from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
+from niwaki.pipelines.depth import depth_problems
 from niwaki.pipelines.inputs import compute_dtype, device
 from niwaki.pipelines.preflight import preflight
 from niwaki.pruning.architecture import Budget, candidates
@@ -100,6 +101,8 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
             stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
     written_bytes = sum(stage.written_bytes for stage in stages)
     problems += preflight(recipe, out, config, written_bytes)
+    if teacher is not None:
+        problems += depth_problems(recipe, teacher.sizes["layer"], [shape.sizes for shape in shapes])
     return Plan(
         recipe=recipe,
         out=out,

@@ -69,7 +69,7 @@ def _try(
     recipe: CompressRecipe, inputs: Inputs, scores: Scores, sizes: dict[str, int], *, folder: Path, label: str
 ) -> Trial:
     shutil.rmtree(folder, ignore_errors=True)
-    cut(inputs, scores, sizes, folder / "model")
+    cut(inputs, scores, sizes, folder / "model", depth_folder=folder.parent)
     student = inputs.load_student(folder / "model")
     trial = Trial(sizes, count_parameters(student), _held_out_loss(student, inputs), seed=recipe.seed)
     if recipe.choose.rank == "distill":
