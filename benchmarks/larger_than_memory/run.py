@@ -3,9 +3,9 @@
     python benchmarks/larger_than_memory/run.py
 
 Writes a random llama of about 1.5 GB to a temporary folder, tensor by tensor. Then one process after another
-scores it and measures its loss: with as much memory as there is, and with `--allowed-mb` above what interpreter
-and libraries have taken (RLIMIT_DATA, all writable memory). A last one calls stock `from_pretrained` under that
-limit, to show that it is one. Everything is deleted.
+scores it and measures its loss: with as much memory as there is, and with `--allowed-mb` above what the
+interpreter and its libraries have taken (RLIMIT_DATA, all writable memory). A last one calls stock
+`from_pretrained` under that limit, to show that it is one. Everything is deleted.
 """
 
 import argparse
