@@ -97,7 +97,7 @@ def trim_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         ranking = json.loads((out / CHOOSE / "candidates.json").read_text())
         sizes = next(c["sizes"] for c in ranking["candidates"] if c["chosen"])
-        cut(inputs, importance.load(out / SCORE), sizes, folder / "model")
+        cut(inputs, importance.load(out / SCORE), sizes, folder / "model", depth_folder=out / CHOOSE)
 
     _stage(TRIM, recipe, out, inputs, work)
 
@@ -153,7 +153,7 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
     sections = {
         CORRECT: ("correct", "distill", "seed"),
         SCORE: ("score", "seed"),
-        CHOOSE: ("choose", "distill"),
+        CHOOSE: ("choose", "depth", "distill"),
         TRIM: (),
         DISTILL: ("distill", "correct"),
         EVALUATE: ("evaluate", "report"),

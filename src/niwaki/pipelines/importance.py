@@ -26,9 +26,9 @@ _SHOWN_AXES = ("layer", "hidden", "ffn", "group", "expert")
 def score_teacher(inputs: Inputs, folder: Path) -> None:
     """Measure the teacher as the recipe says and write the result into `folder`."""
     recipe = inputs.recipe
-    model = inputs.load(inputs.teacher_folder)
     importance: Importance
     if recipe.score.measure == "activation":
+        model = inputs.load_or_stream(inputs.teacher_folder)
         # Unlike a pass inside a trial, this one is resumed when it is killed.
         scores = score(
             model,
@@ -43,6 +43,7 @@ def score_teacher(inputs: Inputs, folder: Path) -> None:
         scores.save(folder / SUMS)
         importance = scores.importances(batch=recipe.score.batch, sequence=recipe.score.sequence)
     else:
+        model = inputs.load(inputs.teacher_folder)
         importance = measure(inputs, model)
     provenance = {
         **recipe.score.model_dump(mode="json"),

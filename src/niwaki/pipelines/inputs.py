@@ -15,6 +15,7 @@ from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.corpus import Corpus, find, prepare
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.stream import Rows
+from niwaki.ground.streamed import load_or_stream
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.sapling import TASK_FOLDER
 
@@ -112,6 +113,10 @@ class Inputs:
     def load(self, folder: Path) -> PreTrainedModel:
         """A model for evaluation, scoring or teaching: float32 on a processor, bfloat16 on a GPU."""
         return load_model(folder, dtype=compute_dtype(), device=device())
+
+    def load_or_stream(self, folder: Path) -> PreTrainedModel:
+        """A model to run forward only: as `load`, or read layer by layer where it does not fit."""
+        return load_or_stream(folder, dtype=compute_dtype(), device=device())
 
     def load_student(self, folder: Path) -> PreTrainedModel:
         """A model to train: float32 weights, which small steps need."""

@@ -17,10 +17,12 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
+from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines import cached_teacher
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
+from niwaki.pipelines.depth import depth_problems
 from niwaki.pipelines.devices import DEVICES
-from niwaki.pipelines.inputs import Inputs, evaluate_every_steps
+from niwaki.pipelines.inputs import Inputs, compute_dtype, device, evaluate_every_steps
 from niwaki.pipelines.limits import limits_of
 from niwaki.pipelines.preflight import check_losses, preflight
 from niwaki.pipelines.serving import Request, ServingCost, serving_cost
@@ -41,7 +43,8 @@ class Plan:
     """What will happen. With `problems` it cannot; then `teacher` may be None and the rest empty.
 
     `candidates` are the shapes to be ranked, `serving` what teacher and candidates cost in service; the costs
-    of the stages are for the largest of them.
+    of the stages are for the largest of them. `streamed_bytes` are the teacher's weights when
+    they do not fit into memory, so that scoring reads them layer by layer, else 0.
     `flops_per_s` is what the machine is taken to sustain.
     """
 
@@ -49,6 +52,7 @@ class Plan:
     out: Path
     teacher: Shape | None
     bytes_per_weight: int
+    streamed_bytes: int
     candidates: tuple[Shape, ...]
     serving: tuple[ServingCost, ...]
     stages: tuple[StageCost, ...]
@@ -104,6 +108,8 @@ def plan(
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
     stages: tuple[StageCost, ...] = ()
+    weights_bytes = 0 if teacher is None else teacher.num_parameters * compute_dtype().itemsize
+    streamed_bytes = 0 if fits(weights_bytes, device()) else weights_bytes
     serving: tuple[ServingCost, ...] = ()
     if config is not None and teacher is not None and shapes:
         serving = tuple(served(recipe, config, shape.sizes) for shape in (teacher, *shapes))
@@ -121,8 +127,12 @@ def plan(
             bytes_per_activation=activation_bytes,
             taught_by=taught_by,
         )
+        if streamed_bytes:
+            allowed_bytes = allowed_memory_bytes(device())
+            stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
     if teacher is not None:
         problems += check_losses(recipe, (taught_by or teacher).sizes, [shape.sizes for shape in shapes])
+        problems += depth_problems(recipe, teacher.sizes["layer"], [shape.sizes for shape in shapes])
     in_run = [s for s in stages if s.name != "cache" or not cached_teacher.lies_elsewhere(recipe)]
     problems += preflight(
         recipe, out, config, sum(stage.written_bytes for stage in in_run), distill_config=distill_config
@@ -134,6 +144,7 @@ def plan(
         out=out,
         teacher=teacher,
         bytes_per_weight=bytes_per_weight,
+        streamed_bytes=streamed_bytes,
         candidates=tuple(shapes),
         serving=serving,
         stages=stages,

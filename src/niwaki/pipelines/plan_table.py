@@ -26,6 +26,7 @@ def show(plan: Plan) -> None:
             f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."
         )
+        console.print(_where(plan), soft_wrap=True)
         console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
         console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)
     errors = Console(stderr=True, highlight=False)
@@ -45,6 +46,15 @@ def show_families() -> None:
         note = " (hidden and heads together)" if family.hidden_is_heads else ""
         table.add_row(name, " ".join(family.axes) + note)
     Console(highlight=False).print(table)
+
+
+def _where(plan: Plan) -> str:
+    if not plan.streamed_bytes:
+        return "Scores the teacher in memory"
+    return (
+        f"Scores the teacher layer by layer: its {in_bytes(plan.streamed_bytes)} of weights do not fit into "
+        "memory (trials and distilling load it whole)"
+    )
 
 
 def _shapes(plan: Plan, teacher: Shape) -> Table:

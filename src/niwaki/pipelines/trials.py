@@ -97,7 +97,7 @@ def _try(
     """Trim a shape and train it up to a step; what `folder` holds of that is not repeated."""
     if not (folder / "model").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        cut(inputs, importance, sizes, folder / "model")
+        cut(inputs, importance, sizes, folder / "model", depth_folder=folder.parent.parent)
     student = inputs.load_student(folder / "model")
     before = _held_out_loss(student, inputs) if so_far is None else so_far.loss_before
     trial = Trial(sizes, count_parameters(student), before, seed=recipe.seed)

@@ -39,7 +39,7 @@ def take_rows(rows: Rows, start: int, count: int) -> dict[str, Tensor]:
 
 def decoder_arguments(batch: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
     """Keyword arguments for the decoder: the rows, and where they are padded what hides that."""
-    arguments: dict[str, Any] = {"input_ids": batch["inputs"].to(device), "use_cache": False}
+    arguments: dict[str, Any] = {"input_ids": batch["inputs"].to(device)}
     valid_BS = batch["mask"].to(device)
     if not bool(valid_BS.all()):
         # A row that is padded on the left must see the positions that it would have alone.

@@ -179,7 +179,7 @@ def _backward(model: PreTrainedModel, batch: dict[str, Tensor], *, scale: float)
     """Backward pass of `scale` * the summed next-token loss; logits exist for some tokens at a time."""
     backbone, head = split_head(model)
     device = model.get_input_embeddings().weight.device
-    hidden = backbone(**decoder_arguments(batch, device)).last_hidden_state
+    hidden = backbone(**decoder_arguments(batch, device), use_cache=False).last_hidden_state
     hidden_Nd = hidden[batch["mask"].to(hidden.device)]
     targets_N = batch["targets"][batch["mask"]].to(hidden.device)
     leaf_Nd = hidden_Nd.detach().requires_grad_()

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import CheckpointError, EvaluationError
 from niwaki.ground.family import Family
+from niwaki.ground.streamed import decode
 from niwaki.pruning import aggregate
-from niwaki.pruning.calibration import decoder_arguments
 from niwaki.pruning.experts import Listener, heard_experts
 from niwaki.pruning.scores import Scores
 
@@ -57,18 +57,44 @@ class Probe:
                 handle.remove()
             self._model.train(was_training)
 
-    def run(self, batch: dict[str, Tensor], scores: Scores) -> None:
-        """Run one batch through the decoder, without the head, and add its sums.
+    def run(
+        self,
+        batches: Sequence[dict[str, Tensor]],
+        scores: Scores,
+        *,
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run batches through the decoder, without the head, and add their sums.
+
+        A model in memory takes one batch after the other; a streamed one takes all through a layer before it
+        reads the next, so give it many. `advance` is called `passes_per_batch` times for each batch.
 
         Raises CheckpointError when weights, EvaluationError when only activations are not finite.
         """
+
+        @contextmanager
+        def around(number: int) -> Iterator[None]:
+            with self._hearing(batches[number], scores):
+                yield
+            advance()
+
         device = self._model.get_input_embeddings().weight.device
-        valid_BS = batch["mask"].to(device)
+        arguments = [decoder_arguments(batch, device) for batch in batches]
+        for _ in decode(self._model, arguments, around=around):
+            pass
+        for batch in batches:
+            scores.num_samples += len(batch["mask"])
+            scores.num_tokens += int(batch["mask"].sum())
+
+    @contextmanager
+    def _hearing(self, batch: dict[str, Tensor], scores: Scores) -> Iterator[None]:
+        """Add what the modules that run in this block show of a batch."""
+        valid_BS = batch["mask"].to(self._model.get_input_embeddings().weight.device)
         padded = not bool(valid_BS.all())
         self._valid_BS = valid_BS if padded else None
         self._batch_shape = valid_BS.shape
         self._per_sample, self._dots, self._sums, self._squared_input_BS = {}, {}, {}, None
-        self._model.get_decoder()(**decoder_arguments(batch, device))
+        yield
         for key, values in self._per_sample.items():
             self._refuse_not_finite(key.rpartition(".")[0], values)
             scores.add_samples(key, values)
@@ -81,8 +107,6 @@ class Probe:
         for key, total in self._sums.items():
             self._refuse_not_finite(key.rpartition(".")[0], total)
             scores.add(key, total.to("cpu"))
-        scores.num_samples += len(valid_BS)
-        scores.num_tokens += int(valid_BS.sum())
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         sites = self._family.sites
@@ -175,7 +199,8 @@ class Probe:
         if torch.isfinite(values).all():
             return
         site = self._source[key]
-        damaged = [name for name, p in self._model.named_parameters() if not torch.isfinite(p).all()]
+        parameters = self._model.named_parameters()
+        damaged = [name for name, p in parameters if not p.is_meta and not torch.isfinite(p).all()]
         if damaged:
             raise CheckpointError(
                 f"{len(damaged)} weights hold NaN or infinity, first {damaged[0]!r}; seen at {site!r}.",

@@ -25,6 +25,7 @@ from niwaki import __version__
 from niwaki.errors import FamilyError, RecipeError, RunError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
+from niwaki.ground.streamed import passes_per_batch, rows_at_once
 from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
 from niwaki.pruning.calibration import Rows, take_rows
 from niwaki.pruning.probe import Probe
@@ -48,9 +49,12 @@ def score(
 ) -> Scores:
     """Score a model on `num_samples` rows, each one sample, from `first_row` on.
 
-    Only the decoder runs, without the language-model head. `axes` defaults to all that the family has of
-    hidden, ffn, group, layer, expert and effn. `sequence` lists the token aggregations to keep, of mean, l2
-    and var; each costs time. `model_id` and `data_id` go into the provenance.
+    Only the decoder runs, without the language-model head. A streamed model (`ground.streamed`) is read once
+    for as many batches as memory holds, and gets the same scores.
+
+    `axes` defaults to all that the family has of hidden, ffn, group, layer, expert and effn. `sequence` lists
+    the token aggregations to keep, of mean, l2 and var; each costs time. `model_id` and `data_id` go into the
+    provenance.
 
     With `checkpoint`, running sums are written there about once a minute, and a later call with the same
     arguments continues from them to the same bits; the file is removed at the end.
@@ -80,11 +84,16 @@ def score(
         scores = _resume(checkpoint, scores, num_samples)
     probe = Probe(model, family=family, axes=axes, sequence=sequence)
     saved_at_s = time.monotonic()
-    starts = range(scores.num_samples, num_samples, batch_rows)
-    with probe.listening(), progress("score", total=len(starts)) as bar:
-        for start in starts:
-            probe.run(take_rows(rows, first_row + start, min(batch_rows, num_samples - start)), scores)
-            bar.advance()
+    at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=scores.provenance["sample_tokens"])
+    num_batches = -(-(num_samples - scores.num_samples) // batch_rows)
+    with probe.listening(), progress("score", total=num_batches * passes_per_batch(model)) as bar:
+        for start in range(scores.num_samples, num_samples, at_once):
+            end = min(start + at_once, num_samples)
+            batches = [
+                take_rows(rows, first_row + first, min(batch_rows, end - first))
+                for first in range(start, end, batch_rows)
+            ]
+            probe.run(batches, scores, advance=bar.advance)
             if checkpoint is not None and time.monotonic() - saved_at_s >= _CHECKPOINT_INTERVAL_S:
                 scores.save(checkpoint)
                 saved_at_s = time.monotonic()

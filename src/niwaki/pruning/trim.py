@@ -44,6 +44,7 @@ class TrimRecord:
         parent_sizes, sizes: axis -> size, before and after.
         num_parent_parameters, num_parameters: before and after; a tied head counts once.
         keep: axis -> kept original indices, shaped as they were given; absent axes were kept whole.
+        dropped_layers: the names in the source of the layers that went, such as model.layers.3.
         checked: "weights" or "shapes"; see `niwaki.ground.saved.SaveCheck`.
         versions: of niwaki, torch and transformers.
     """
@@ -55,6 +56,7 @@ class TrimRecord:
     num_parent_parameters: int
     num_parameters: int
     keep: dict[str, list[Any]]
+    dropped_layers: list[str]
     checked: str
     versions: dict[str, str]
 
@@ -109,6 +111,7 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor]) -> TrimRecord:
         "num_parent_parameters": family.count(sizes, tied=family.tied),
         "num_parameters": family.count(new_sizes, tied=family.tied),
         "keep": {axis: indices.tolist() for axis, indices in keep.items()},
+        "dropped_layers": _dropped_layers(family, sizes, keep),
         "versions": {
             "niwaki": niwaki.__version__,
             "torch": torch.__version__,
@@ -127,6 +130,11 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor]) -> TrimRecord:
         record = TrimRecord(**facts, checked=verify_saved(folder).loaded)
         record.save(folder / RECORD)
     return record
+
+
+def _dropped_layers(family: Family, sizes: Mapping[str, int], keep: Mapping[str, Tensor]) -> list[str]:
+    kept = set(keep["layer"].tolist() if "layer" in keep else range(sizes["layer"]))
+    return [family.layer_prefix.format(layer=n) for n in range(sizes["layer"]) if n not in kept]
 
 
 def _check_source(checkpoint: Checkpoint, family: Family, sizes: Mapping[str, int]) -> None:

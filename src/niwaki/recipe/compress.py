@@ -14,6 +14,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from niwaki.recipe.data import Data
+from niwaki.recipe.depth import Depth
 from niwaki.recipe.distill import Distill
 from niwaki.recipe.pruning import Choose, Score
 from niwaki.recipe.quantities import Count
@@ -55,6 +56,7 @@ class CompressRecipe(Section):
     data: Data = Field(default_factory=lambda: Data())
     score: Score = Field(default_factory=lambda: Score())
     choose: Choose
+    depth: Depth = Field(default_factory=lambda: Depth())
     distill: Distill = Field(default_factory=lambda: Distill())
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     report: Report = Field(default_factory=lambda: Report())
