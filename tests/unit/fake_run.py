@@ -70,9 +70,13 @@ def write_fake_run(out: Path, stages: int = 5, seed: int = 0) -> Path:
         _json(out / "1-score" / "importance.json", importance)
     if stages >= 2:
         _json(out / "2-choose" / "candidates.json", _candidates(rng))
+        _json(out / "2-choose" / "depth.json", _depth())
     if stages >= 3:
         trim = {
             "keep": keep,
+            "dropped_layers": [
+                f"model.layers.{n}" for n in range(TEACHER["layer"]) if n not in keep["layer"]
+            ],
             "parent_sizes": TEACHER,
             "sizes": STUDENT,
             "num_parent_parameters": num_parameters(TEACHER),
@@ -144,6 +148,19 @@ def _keep(importance: dict[str, object]) -> dict[str, object]:
         "hidden": best(importance["hidden"], STUDENT["hidden"]),
         "ffn": [best(row, STUDENT["ffn"]) for row in importance["ffn"]],
         "group": [[best(heads, STUDENT["group"]) for heads in row] for row in importance["group"]],
+    }
+
+
+def _depth() -> dict[str, object]:
+    losses = [8.94, 2.61, 1.42, 1.37, 1.33, 1.35, 1.51]
+    removed = [{"layers": [], "value": 1.21}]
+    removed += [{"layers": [layer], "value": loss} for layer, loss in enumerate(losses)]
+    return {
+        "measure": "loss",
+        "higher_is_better": False,
+        "num_samples": 128,
+        "removed": removed,
+        "unfinished": None,
     }
 
 

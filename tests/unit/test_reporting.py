@@ -406,6 +406,22 @@ def test_the_held_out_loss_is_the_cross_entropy_not_what_was_minimised(tmp_path)
     )
 
 
+def test_the_dropped_layers_are_named_and_drawn_among_those_that_were_tried(run, page, tmp_path):
+    trim = json.loads((run / "3-trim" / "model" / "trim.json").read_text())
+    assert f"Layers dropped: {', '.join(trim['dropped_layers'])}." in Elements(page).text
+    assert "Which layers to leave out" in page
+    dropped = [int(name.rpartition(".")[2]) for name in trim["dropped_layers"]]
+    marked = re.findall(r"<title>dropped: [\d.]+ at (\d+)</title>", page)
+    assert sorted(map(int, marked)) == sorted(dropped * 2)  # wide and narrow
+
+    whole = fake_run.write_fake_run(tmp_path / "whole")
+    edit(whole / "3-trim" / "model" / "trim.json", lambda trim: trim.update(dropped_layers=[]))
+    edit(whole / "3-trim" / "model" / "trim.json", lambda trim: trim["keep"].pop("layer"))
+    page = write_report(whole).read_text(encoding="utf-8")
+    assert "dropped:" not in page
+    assert "Which layers to leave out" not in page
+
+
 def test_a_task_without_accuracy_is_shown_by_its_own_metrics(tmp_path):
     run = fake_run.write_fake_run(tmp_path / "run")
     scores = {"word_perplexity": 21.5, "exact_match": 0.25, "exact_match_stderr": 0.01, "num_questions": 7}

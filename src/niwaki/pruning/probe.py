@@ -19,6 +19,7 @@ from niwaki.errors import CheckpointError, EvaluationError
 from niwaki.ground.family import Family
 from niwaki.ground.streamed import decode
 from niwaki.pruning import aggregate
+from niwaki.pruning.calibration import decoder_arguments
 from niwaki.pruning.experts import Listener, heard_experts
 from niwaki.pruning.scores import Scores
 

@@ -131,10 +131,22 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """What the teacher does without sets of its layers, by the numbers of the layers; () is all of it."""
+
+    measure: str
+    values: dict[tuple[int, ...], float]
+
+
+@dataclass(frozen=True)
 class Trim:
-    """What was kept: `keep` per axis in the numbering of the teacher; an absent axis is kept whole."""
+    """What was kept: `keep` per axis in the numbering of the teacher; an absent axis is kept whole.
+
+    `dropped_layers` are the names that the layers that went have in the teacher.
+    """
 
     keep: dict[str, Any]
+    dropped_layers: list[str]
     sizes_from: dict[str, int]
     sizes_to: dict[str, int]
     num_parameters_from: int
@@ -158,6 +170,7 @@ class Collected:
     manifest: dict[str, Any]
     importance: Importance | None
     choice: Choice | None
+    depth: Depth | None
     trim: Trim | None
     curves: dict[str, Curve]
     results: dict[str, Result]
@@ -212,6 +225,7 @@ def collect(run_dir: str | Path) -> Collected:
         manifest=_read(run / "manifest.json", dict) or {},
         importance=_read(run / "1-score" / "importance.json", _importance),
         choice=_read(run / "2-choose" / "candidates.json", _choice),
+        depth=_read(run / "2-choose" / "depth.json", _depth),
         trim=_read(run / "3-trim" / "model" / "trim.json", _trim),
         curves={name: curve for name, curve in curves.items() if curve is not None},
         results=results,
@@ -290,9 +304,15 @@ def _settled(raw: Mapping[str, Any] | None) -> Settled | None:
     )
 
 
+def _depth(raw: dict[str, Any]) -> Depth:
+    values = {tuple(each["layers"]): float(each["value"]) for each in raw["removed"]}
+    return Depth(measure=str(raw["measure"]), values=values)
+
+
 def _trim(raw: dict[str, Any]) -> Trim:
     return Trim(
         keep=dict(raw["keep"]),
+        dropped_layers=list(raw.get("dropped_layers") or []),
         sizes_from=dict(raw["parent_sizes"]),
         sizes_to=dict(raw["sizes"]),
         num_parameters_from=int(raw["num_parent_parameters"]),

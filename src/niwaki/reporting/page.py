@@ -84,6 +84,8 @@ def page_facts(run: Collected) -> dict[str, Any]:
         "trees": _trees(run),
         "importance": _importance(run),
         "hidden": _hidden(run),
+        "depth": _depth(run),
+        "dropped_layers": _dropped_layers(run),
         "ranking": _ranking(run),
         "candidate_curves": _candidate_curves(run),
         "bump": _bump(run),
@@ -216,6 +218,46 @@ def _hidden(run: Collected) -> Figure | None:
         return None
     keep = run.trim.keep if run.trim else None
     return _both(lambda width: figures.importance_of_hidden(scores, keep, width))
+
+
+def _dropped_layers(run: Collected) -> str | None:
+    """The layers that went, in a sentence."""
+    names = run.trim.dropped_layers if run.trim else []
+    if not names:
+        return None
+    return f"{'Layer' if len(names) == 1 else 'Layers'} dropped: {', '.join(names)}."
+
+
+def _depth(run: Collected) -> Figure | None:
+    """The measure without each block, or single layer, that the dropped ones were chosen from."""
+    if run.depth is None or run.trim is None or "layer" not in run.trim.keep:
+        return None
+    values = run.depth.values
+    gone = [n for n in range(run.trim.sizes_from["layer"]) if n not in run.trim.keep["layer"]]
+    chosen = [tuple(gone)] if tuple(gone) in values else [(layer,) for layer in gone]
+    length = len(chosen[0])
+    tried = sorted((layers[0], value) for layers, value in values.items() if len(layers) == length)
+    if len(tried) < 2 or not all(layers in values for layers in chosen):
+        return None
+    of_what = "layer" if length == 1 else f"block of {length} layers"
+    lines = [figures.Line("", "plain", [(float(start), value) for start, value in tried], marked=True)]
+    lines += [
+        figures.Line("dropped", "random", [(float(layers[0]), values[layers])], marked=True)
+        for layers in chosen
+    ]
+    measure = "block influence" if run.depth.measure == "influence" else run.depth.measure
+    whole = values.get(()) if run.depth.measure != "influence" else None
+    return _both(
+        lambda width: figures.line_chart(
+            lines,
+            width=width,
+            label=f"{measure} of the teacher without each {of_what}, by the number of its first layer.",
+            x_title="first layer that is left out" if length > 1 else "layer that is left out",
+            y_title=measure,
+            log=False,
+            reference=None if whole is None else (TITLES["teacher"], whole),
+        )
+    )
 
 
 def _ranking(run: Collected) -> Figure | None:
