@@ -69,6 +69,8 @@ class Family:
             heads, although head_dim is written.
         scaled_embedding: the model multiplies its embeddings by sqrt(hidden).
         norm_offset: what the model adds to the weight of its norms (gemma: 1).
+        no_rotation: why the hidden stream cannot be rotated, in words; empty where it can: RMSNorms, only in
+            front of attention, MLP and head.
         tied: the head shares the embedding's weights; set by `of`.
     """
 
@@ -87,6 +89,7 @@ class Family:
     heads_divide_hidden: bool = False
     scaled_embedding: bool = False
     norm_offset: float = 0.0
+    no_rotation: str = ""
     tied: bool = False
 
     def of(self, config: PreTrainedConfig) -> Family:
