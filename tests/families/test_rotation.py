@@ -17,7 +17,7 @@ from niwaki.pruning.trim import trim
 ROTATABLE = [name for name, family in FAMILIES.items() if not family.no_rotation]
 # Where hidden is bound to the heads, it cannot be cut alone.
 RMS_NORM = [n for n, f in FAMILIES.items() if f.no_rotation != LAYER_NORM and not f.hidden_is_heads]
-BIASES = {name: tiny.WITH_BIASES for name in tiny.OPTIONAL_BIASES}
+BIASES = dict.fromkeys(tiny.OPTIONAL_BIASES, tiny.WITH_BIASES)
 CASES = [(name, False) for name in ROTATABLE] + [(name, True) for name in ("llama", "gemma", "granite")]
 
 
