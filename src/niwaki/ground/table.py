@@ -72,6 +72,8 @@ class Family:
         no_rotation: why the hidden stream cannot be rotated, in words; empty where it can: RMSNorms, only in
             front of attention, MLP and head.
         tied: the head shares the embedding's weights; set by `of`.
+        head_apart_below: models with fewer hidden channels than this have a head of their own all the same,
+            because a rotation before the cut unties it.
     """
 
     model_type: str
@@ -91,6 +93,7 @@ class Family:
     norm_offset: float = 0.0
     no_rotation: str = ""
     tied: bool = False
+    head_apart_below: int = 0
 
     def of(self, config: PreTrainedConfig) -> Family:
         """Resolve the lines that depend on `config`: the result has exactly the tensors of that model.
@@ -198,6 +201,7 @@ class Family:
             sizes: axis -> size.
             tied: the head shares the embedding's weights, which then count once.
         """
+        tied = tied and sizes["hidden"] >= self.head_apart_below
         return sum(
             count(expr, sizes) * (sizes["layer"] if "{layer}" in pattern else 1)
             for pattern, expr in self.tensors.items()

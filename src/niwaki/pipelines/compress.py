@@ -135,7 +135,7 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
     resolved = recipe.model_dump(mode="json")
     sections = {
         SCORE: ("score", "seed"),
-        CHOOSE: ("choose", "distill"),
+        CHOOSE: ("choose", "trim", "distill"),
         TRIM: (),
         DISTILL: ("distill",),
         EVALUATE: ("evaluate", "report"),

@@ -17,6 +17,7 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
+from niwaki.pipelines.around import check_trim, counted
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.preflight import preflight
 from niwaki.pruning.architecture import Budget, candidates
@@ -72,9 +73,10 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
     shapes: list[Shape] = []
     try:
         config = read_config(recipe.teacher)
-        family = family_of(config)
+        family = counted(recipe, family_of(config), family_of(config).axis_sizes(config))
         teacher = shape_of(family, config, family.axis_sizes(config))
         shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config)]
+        check_trim(recipe, family, teacher.sizes, [shape.sizes for shape in shapes])
     except NiwakiError as error:
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
@@ -123,8 +125,8 @@ def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[di
         BudgetError: no shape is inside the budget.
         RecipeError: a value of the grid is none that the teacher can take.
     """
-    family = family_of(config)
-    sizes, tied = family.axis_sizes(config), _is_tied(config)
+    sizes, tied = family_of(config).axis_sizes(config), _is_tied(config)
+    family = counted(recipe, family_of(config), sizes)
     budget = budget_of(
         recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
     )
@@ -161,7 +163,7 @@ def weight_bytes(config: PreTrainedConfig) -> int:
 
 def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int]) -> Shape:
     """Count a model of `sizes`, and what of it works on each token."""
-    tied = _is_tied(config)
+    tied = _is_tied(config) and sizes["hidden"] >= family.head_apart_below
     visited = dict(sizes)
     if "expert" in visited:
         visited["expert"] = min(visited["expert"], getattr(config, "num_experts_per_tok", visited["expert"]))

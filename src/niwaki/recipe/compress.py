@@ -18,6 +18,7 @@ from niwaki.recipe.distill import Distill
 from niwaki.recipe.pruning import Choose, Score
 from niwaki.recipe.quantities import Count
 from niwaki.recipe.section import Section
+from niwaki.recipe.trim import Trim
 
 
 class Evaluate(Section):
@@ -49,6 +50,7 @@ class CompressRecipe(Section):
     data: Data = Field(default_factory=lambda: Data())
     score: Score = Field(default_factory=lambda: Score())
     choose: Choose
+    trim: Trim = Field(default_factory=lambda: Trim())
     distill: Distill = Field(default_factory=lambda: Distill())
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     report: Report = Field(default_factory=lambda: Report())
@@ -95,7 +97,28 @@ class CompressRecipe(Section):
                 f"choose.trial_tokens ({self.trial_tokens:,}) is more than distill.tokens "
                 f"({self.distill.tokens:,}): a trial is the shorter run."
             )
+        self._check_trim()
         return self
+
+    def _check_trim(self) -> None:
+        """Refuse switches of `trim` that would do nothing, or undo each other."""
+        shrinking = set(self.choose.axes if self.choose.grid is None else self.choose.grid)
+        for name in ("rotate", "rescale"):
+            if getattr(self.trim, name) is True and "hidden" not in shrinking:
+                raise ValueError(f"trim.{name} is about cut hidden channels, and hidden cannot shrink here.")
+        if self.trim.head_residual != "none":
+            if not shrinking & {"group", "heads"}:
+                raise ValueError(
+                    "trim.head_residual is about cut query heads, and they cannot shrink here. Add group to "
+                    "choose.axes, or write none."
+                )
+            if self.trim.repair:
+                raise ValueError(
+                    "trim.repair refits query rows to the teacher's and would undo trim.head_residual. "
+                    "Write repair: false, or head_residual: none."
+                )
+        if self.trim.repair and self.score.num_samples < 2:
+            raise ValueError("trim.repair needs two calibration rows: score.num_samples is 1.")
 
 
 def starter() -> CompressRecipe:
