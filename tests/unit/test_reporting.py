@@ -16,7 +16,8 @@ import yaml
 from niwaki.errors import RunError
 from niwaki.reporting import figures
 from niwaki.reporting.card import public_name, write_card
-from niwaki.reporting.collect import Candidate, Curve, Importance, collect
+from niwaki.reporting.collect import collect
+from niwaki.reporting.facts import Candidate, Curve, Importance
 from niwaki.reporting.figures.ranking import MAX_ROWS, ordered
 from niwaki.reporting.figures.svg import Scale
 from niwaki.reporting.figures.svg import tag as element_of

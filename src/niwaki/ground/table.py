@@ -84,7 +84,11 @@ class Family:
             heads, although head_dim is written.
         scaled_embedding: the model multiplies its embeddings by sqrt(hidden).
         norm_offset: what the model adds to the weight of its norms (gemma: 1).
+        no_rotation: why the hidden stream cannot be rotated, in words; empty where it can: RMSNorms, only in
+            front of attention, MLP and head.
         tied: the head shares the embedding's weights; set by `of`.
+        head_apart_below: models with fewer hidden channels than this have a head of their own all the same,
+            because a rotation before the cut unties it.
     """
 
     model_type: str
@@ -103,7 +107,9 @@ class Family:
     heads_divide_hidden: bool = False
     scaled_embedding: bool = False
     norm_offset: float = 0.0
+    no_rotation: str = ""
     tied: bool = False
+    head_apart_below: int = 0
 
     def of(self, config: PreTrainedConfig) -> Family:
         """Resolve the lines that depend on `config`: the result has exactly the tensors of that model.
@@ -119,7 +125,7 @@ class Family:
                     f"this config has {name}={found!r}.",
                     "Add lines to the family's table; see docs/families.md.",
                 )
-        tensors = {pattern: _present(line, config) for pattern, line in self.tensors.items()}
+        tensors = {pattern: patterns.present(line, config) for pattern, line in self.tensors.items()}
         return replace(
             self,
             tensors={pattern: expr for pattern, expr in tensors.items() if expr is not None},
@@ -133,7 +139,9 @@ class Family:
         `dim` is never trimmed (rotary embeddings pair its entries), nor is `vocab` (that needs a new
         tokenizer).
         """
-        named = {name for line in self.tensors.values() for name in axes_of(_expr(line))} | {"layer"}
+        named = {name for line in self.tensors.values() for name in axes_of(patterns.unconditional(line))} | {
+            "layer"
+        }
         return tuple(name for name in AXES if name in named - {"dim", "vocab"})
 
     @cached_property
@@ -215,6 +223,7 @@ class Family:
             sizes: axis -> size.
             tied: the head shares the embedding's weights, which then count once.
         """
+        tied = tied and sizes["hidden"] >= self.head_apart_below
         return sum(
             count(expr, sizes) * (sizes["layer"] if "{layer}" in pattern else 1)
             for pattern, expr in self.tensors.items()
@@ -379,15 +388,6 @@ class Family:
     @property
     def _file(self) -> str:
         return "moe.py" if "expert" in self.axes else "dense.py"
-
-
-def _expr(line: str) -> str:
-    return line.partition(" if ")[0]
-
-
-def _present(line: str, config: PreTrainedConfig) -> str | None:
-    expr, _, condition = line.partition(" if ")
-    return expr if not condition or getattr(config, condition, False) else None
 
 
 def _position(kept: Tensor, number: int) -> int | None:

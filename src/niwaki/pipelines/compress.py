@@ -153,7 +153,7 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
     sections = {
         CORRECT: ("correct", "distill", "seed"),
         SCORE: ("score", "seed"),
-        CHOOSE: ("choose", "depth", "distill"),
+        CHOOSE: ("choose", "depth", "trim", "distill"),
         TRIM: (),
         DISTILL: ("distill", "correct"),
         EVALUATE: ("evaluate", "report"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,13 +11,18 @@ from pathlib import Path
 from torch import Tensor
 
 from niwaki.ground.family import family_of
+from niwaki.ground.run import write_atomically
+from niwaki.ground.saved import save_model
+from niwaki.pipelines.around import edits_of, mend, needs_memory
 from niwaki.pipelines.depth import layers_to_drop
 from niwaki.pipelines.importance import measure
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pruning.importance import Importance
 from niwaki.pruning.rounds import select_in_rounds
 from niwaki.pruning.select import select
-from niwaki.pruning.trim import trim
+from niwaki.pruning.trim import RECORD, trim
+
+MENDED = "mended.json"
 
 
 def cut(
@@ -24,8 +31,21 @@ def cut(
     """Make the folder `out`: the teacher of the recipe, cut to `sizes` (axis -> size) as the recipe says.
 
     What is measured to choose the layers that go is kept in `depth_folder`, so that it is measured once.
+    Beside the model lie `trim.json` and, when something was done after the cut, `mended.json`.
     """
-    trim(inputs.teacher_folder, out, keep=_keep(inputs, importance, sizes, depth_folder))
+    keep = _keep(inputs, importance, sizes, depth_folder)
+    keep, edits, basis = edits_of(inputs, importance, keep)
+    if not needs_memory(inputs.recipe, keep):
+        trim(inputs.teacher_folder, out, keep=keep, edits=edits)
+        return
+    bare = out.with_name(f"{out.name}.bare")
+    trim(inputs.teacher_folder, bare, keep=keep, edits=edits)
+    student = inputs.load_student(bare)
+    done = mend(inputs, student, keep, basis)
+    save_model(student.to(inputs.saved_dtype), bare, out, replace=True)
+    shutil.copyfile(bare / RECORD, out / RECORD)
+    write_atomically(out / MENDED, json.dumps(done, indent=1))
+    shutil.rmtree(bare)
 
 
 def _keep(

@@ -19,6 +19,7 @@ from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines import cached_teacher
+from niwaki.pipelines.around import check_trim, counted
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.depth import depth_problems
 from niwaki.pipelines.devices import DEVICES
@@ -97,10 +98,11 @@ def plan(
     shapes: list[Shape] = []
     try:
         config = read_config(recipe.teacher)
-        family = family_of(config)
-        cut_sizes = cut_sizes or family.axis_sizes(config)
+        cut_sizes = cut_sizes or family_of(config).axis_sizes(config)
+        family = counted(recipe, family_of(config), cut_sizes)
         teacher = shape_of(family, config, cut_sizes)
         shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config, cut_sizes)]
+        check_trim(recipe, family, teacher.sizes, [shape.sizes for shape in shapes])
         if recipe.distill.teacher is not None:
             distill_config = read_config(recipe.distill.teacher)
             taught_by = own_shape(distill_config)
@@ -184,8 +186,8 @@ def find_candidates(
         BudgetError: no shape is inside the budget and the limits.
         RecipeError: a value of the grid, or an axis, is none that the teacher can take.
     """
-    family = family_of(config)
-    sizes, tied = dict(sizes or family.axis_sizes(config)), _is_tied(config)
+    sizes, tied = dict(sizes or family_of(config).axis_sizes(config)), _is_tied(config)
+    family = counted(recipe, family_of(config), sizes)
     budget = budget_of(
         recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
     )
@@ -252,7 +254,7 @@ def own_shape(config: PreTrainedConfig) -> Shape:
 
 def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int]) -> Shape:
     """Count a model of `sizes`, and what of it works on each token."""
-    tied = _is_tied(config)
+    tied = _is_tied(config) and sizes["hidden"] >= family.head_apart_below
     visited = dict(sizes)
     if "expert" in visited:
         visited["expert"] = min(visited["expert"], getattr(config, "num_experts_per_tok", visited["expert"]))

@@ -2,14 +2,15 @@
 
 In: a Hugging Face folder and the indices to keep. Out: a Hugging Face folder of the same family, in which
 every tensor is cut along the axes that its line in the family's table names, and `trim.json`, which says what
-was kept. Tensors are read, cut and written a few rows at a time, so that none is ever in memory whole.
+was kept. Tensors are read, cut and written a few rows at a time, so that none is ever in memory whole; with
+edits, one tensor at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from niwaki.ground.family import Family, family_of
 from niwaki.ground.folder import check_free, new_folder
 from niwaki.ground.saved import verify_saved
 from niwaki.ground.shard import Spec
+from niwaki.pruning.edit import Edit
 from niwaki.pruning.keep import kept_sizes
 
 RECORD = "trim.json"
@@ -43,8 +45,10 @@ class TrimRecord:
         parent_fingerprint: `Checkpoint.fingerprint()` of the source.
         parent_sizes, sizes: axis -> size, before and after.
         num_parent_parameters, num_parameters: before and after; a tied head counts once.
-        keep: axis -> kept original indices, shaped as they were given; absent axes were kept whole.
+        keep: axis -> kept original indices, shaped as they were given; absent axes were kept whole. After a
+            rotation, `hidden` numbers the rotated channels.
         dropped_layers: the names in the source of the layers that went, such as model.layers.3.
+        edits: names of what was done to the weights before the cut.
         checked: "weights" or "shapes"; see `niwaki.ground.saved.SaveCheck`.
         versions: of niwaki, torch and transformers.
     """
@@ -57,6 +61,7 @@ class TrimRecord:
     num_parameters: int
     keep: dict[str, list[Any]]
     dropped_layers: list[str]
+    edits: list[str]
     checked: str
     versions: dict[str, str]
 
@@ -76,10 +81,18 @@ class _Plan:
     """Every tensor of the trimmed model, shard by shard as in the source, before anything is read."""
 
     shards: list[dict[str, Spec]]
-    sources: dict[str, str]  # name in the trimmed model -> name in the source
+    sources: dict[str, _Source]  # by name in the trimmed model
 
 
-def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor]) -> TrimRecord:
+@dataclass(frozen=True)
+class _Source:
+    """A tensor's name in the source, and under which its values are stored (a tied head: the embedding)."""
+
+    name: str
+    stored: str
+
+
+def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor], edits: Sequence[Edit] = ()) -> TrimRecord:
     """Cut a model folder down to the indices in `keep`.
 
     Keeping everything gives bit-identical weights. The output has the shards of the source, each cut. When
@@ -89,6 +102,7 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor]) -> TrimRecord:
         source: a Hugging Face folder with safetensors weights.
         out: the folder to make; it appears when it is complete and checked.
         keep: axis -> original indices that survive; see `docs/architecture.md` for their shapes.
+        edits: what to do to the weights before they are cut, in this order.
 
     Raises:
         FamilyError: an unknown family or tensor, or `keep` does not fit the model.
@@ -102,16 +116,21 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor]) -> TrimRecord:
     new_sizes = kept_sizes(family, sizes, keep)
     _check_source(checkpoint, family, sizes)
     config = family.resize(checkpoint.config, new_sizes, keep)
-    plan = _plan(checkpoint, family, sizes, new_sizes, keep)
+    unties = family.tied and any(edit.unties for edit in edits)
+    new_family = replace(family, tied=False) if unties else family
+    if unties:
+        config.tie_word_embeddings = False
+    plan = _plan(checkpoint, new_family, sizes, new_sizes, keep, unties=unties)
     facts: dict[str, Any] = {
         "parent": source.resolve().name,
         "parent_fingerprint": checkpoint.fingerprint(),
         "parent_sizes": sizes,
         "sizes": new_sizes,
         "num_parent_parameters": family.count(sizes, tied=family.tied),
-        "num_parameters": family.count(new_sizes, tied=family.tied),
+        "num_parameters": new_family.count(new_sizes, tied=new_family.tied),
         "keep": {axis: indices.tolist() for axis, indices in keep.items()},
         "dropped_layers": _dropped_layers(family, sizes, keep),
+        "edits": [edit.name for edit in edits],
         "versions": {
             "niwaki": niwaki.__version__,
             "torch": torch.__version__,
@@ -126,7 +145,7 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor]) -> TrimRecord:
     with new_folder(out, needed_bytes=needed_bytes) as folder:
         config.save_pretrained(folder)
         checkpoint.copy_files(folder)
-        _stream(checkpoint, family, sizes, keep, plan, folder)
+        _stream(checkpoint, new_family, sizes, keep, edits, plan, folder)
         record = TrimRecord(**facts, checked=verify_saved(folder).loaded)
         record.save(folder / RECORD)
     return record
@@ -177,19 +196,27 @@ def _plan(
     sizes: Mapping[str, int],
     new_sizes: Mapping[str, int],
     keep: Mapping[str, Tensor],
+    *,
+    unties: bool,
 ) -> _Plan:
     """See how every tensor will be cut, and check the result against the table of the smaller model."""
     shards: list[dict[str, Spec]] = []
-    sources: dict[str, str] = {}
+    sources: dict[str, _Source] = {}
     for shard in checkpoint.shards:
         planned: dict[str, Spec] = {}
         for name, spec in shard.tensors.items():
             cut = family.cut(name, sizes, keep)
             if cut is not None:
                 planned[cut.name] = Spec(spec.dtype, cut.shape)
-                sources[cut.name] = name
+                sources[cut.name] = _Source(name, name)
         if planned:
             shards.append(planned)
+    head, embedding = f"{family.head}.weight", f"{family.embedding}.weight"
+    if unties and head not in sources:  # some published checkpoints store a tied head too
+        cut = family.cut(head, sizes, keep)
+        assert cut is not None, head
+        shards[-1][head] = Spec(checkpoint.dtype(embedding), cut.shape)
+        sources[head] = _Source(head, embedding)
     found = {name: spec.shape for shard in shards for name, spec in shard.items()}
     _check_shapes(found, family, new_sizes, f"{checkpoint.path} after the trim")
     return _Plan(shards, sources)
@@ -200,19 +227,29 @@ def _stream(
     family: Family,
     sizes: Mapping[str, int],
     keep: Mapping[str, Tensor],
+    edits: Sequence[Edit],
     plan: _Plan,
     folder: Path,
 ) -> None:
     writer = Writer(folder, plan.shards, checkpoint.shards[0].metadata)
-    total_bytes = sum(checkpoint.spec(name).num_bytes for name in plan.sources.values())
+    total_bytes = sum(checkpoint.spec(source.stored).num_bytes for source in plan.sources.values())
     with _progress() as progress:
         task = progress.add_task("trim", total=total_bytes)
-        for new_name, name in plan.sources.items():
-            cut = family.cut(name, sizes, keep)
+        for new_name, source in plan.sources.items():
+            cut = family.cut(source.name, sizes, keep)
             assert cut is not None, new_name
-            writer.add_blocks(new_name, (cut.take(block, first) for first, block in checkpoint.blocks(name)))
-            progress.advance(task, checkpoint.spec(name).num_bytes)
+            blocks = _edited(checkpoint, source, edits) if edits else checkpoint.blocks(source.stored)
+            writer.add_blocks(new_name, (cut.take(block, first) for first, block in blocks))
+            progress.advance(task, checkpoint.spec(source.stored).num_bytes)
     writer.close()
+
+
+def _edited(checkpoint: Checkpoint, source: _Source, edits: Sequence[Edit]) -> Iterator[tuple[int, Tensor]]:
+    """One tensor, edited, as a single block of rows."""
+    tensor = checkpoint.read(source.stored)
+    for edit in edits:
+        tensor = edit.apply(source.name, tensor)
+    yield 0, tensor
 
 
 def _progress() -> Progress:

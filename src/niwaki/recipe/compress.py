@@ -20,6 +20,7 @@ from niwaki.recipe.pruning import Choose, Score
 from niwaki.recipe.quantities import Count
 from niwaki.recipe.section import Section
 from niwaki.recipe.teacher import Correct, refuse_other_losses
+from niwaki.recipe.trim import Trim
 
 PAPER_WARMUP_STEPS = 120
 
@@ -57,6 +58,7 @@ class CompressRecipe(Section):
     score: Score = Field(default_factory=lambda: Score())
     choose: Choose
     depth: Depth = Field(default_factory=lambda: Depth())
+    trim: Trim = Field(default_factory=lambda: Trim())
     distill: Distill = Field(default_factory=lambda: Distill())
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     report: Report = Field(default_factory=lambda: Report())
@@ -123,6 +125,7 @@ class CompressRecipe(Section):
                 f"choose.trial_tokens ({self.trial_tokens:,}) is more than distill.tokens "
                 f"({self.distill.tokens:,}): a trial is the shorter run."
             )
+        self._check_trim()
         self._teacher_agrees()
         return self
 
@@ -141,6 +144,27 @@ class CompressRecipe(Section):
         steps = self.steps(self.correct_tokens)
         if self.correct_tokens and self.correct_warmup_steps(steps) >= steps > 1:
             raise ValueError(f"correct.warmup takes all {steps} steps of correct.tokens.")
+
+    def _check_trim(self) -> None:
+        """Refuse switches of `trim` that would do nothing, or undo each other."""
+        # Without axes, hidden is among those that shrink, and query heads are not (`pruning.architecture`).
+        shrinking: set[str] = set(self.choose.grid or self.choose.axes or ("hidden",))
+        for name in ("rotate", "rescale"):
+            if getattr(self.trim, name) is True and "hidden" not in shrinking:
+                raise ValueError(f"trim.{name} is about cut hidden channels, and hidden cannot shrink here.")
+        if self.trim.head_residual != "none":
+            if not shrinking & {"group", "heads"}:
+                raise ValueError(
+                    "trim.head_residual is about cut query heads, and they cannot shrink here. Add group to "
+                    "choose.axes, or write none."
+                )
+            if self.trim.repair:
+                raise ValueError(
+                    "trim.repair refits query rows to the teacher's and would undo trim.head_residual. "
+                    "Write repair: false, or head_residual: none."
+                )
+        if self.trim.repair and self.score.num_samples < 2:
+            raise ValueError("trim.repair needs two calibration rows: score.num_samples is 1.")
 
 
 def starter() -> CompressRecipe:

@@ -11,7 +11,8 @@ import yaml
 
 from niwaki.errors import RunError
 from niwaki.reporting import words
-from niwaki.reporting.collect import Collected, collect
+from niwaki.reporting.collect import collect
+from niwaki.reporting.facts import Collected
 from niwaki.reporting.page import provenance, render, sample_columns, write_atomically
 from niwaki.reporting.table import TITLES, comparison
 

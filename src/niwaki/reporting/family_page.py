@@ -9,7 +9,7 @@ from typing import Any
 
 from niwaki.errors import RunError
 from niwaki.reporting import words
-from niwaki.reporting.collect import Interval
+from niwaki.reporting.facts import Interval
 from niwaki.reporting.figures.sizes import SizedModel, loss_by_size
 from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
 from niwaki.reporting.table import MISSING, SHARES, Cell

@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from niwaki.reporting import figures, words
-from niwaki.reporting.collect import Collected, Interval, Sample, collect
+from niwaki.reporting.collect import collect
+from niwaki.reporting.facts import Collected, Interval, Sample
 from niwaki.reporting.table import TITLES, comparison
 
 WIDE, NARROW = 760.0, 346.0

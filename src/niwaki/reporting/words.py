@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niwaki.reporting.collect import Collected
+from niwaki.reporting.facts import Collected
 
 NARROW_SPACE = "\u202f"
 

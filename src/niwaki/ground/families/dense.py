@@ -10,7 +10,9 @@ from niwaki.ground.families.lines import (
     GATED_MLP,
     GATED_MLP_BIASES,
     HEAD_NORMS,
+    LAYER_NORM,
     MLP,
+    NORMS_AFTER,
     OUTPUT_BIAS,
     POST_NORMS,
     PRE_NORMS,
@@ -39,7 +41,14 @@ LLAMA_LIKE = (
 OLMO = ENDS | PROJECTIONS | GATED_MLP | ATTENTION_BIASES
 OLMO_POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 OLMO_LIKE = (
-    Family("olmo2", OLMO | POST_NORMS | WIDE_NORMS, SIZES, norms=OLMO_POST_NORMS, norms_after=True),
+    Family(
+        "olmo2",
+        OLMO | POST_NORMS | WIDE_NORMS,
+        SIZES,
+        norms=OLMO_POST_NORMS,
+        norms_after=True,
+        no_rotation=NORMS_AFTER,
+    ),
     Family(
         "olmo3",
         OLMO | POST_NORMS | WIDE_NORMS,
@@ -47,6 +56,7 @@ OLMO_LIKE = (
         norms=OLMO_POST_NORMS,
         norms_after=True,
         per_layer_fields=LAYER_TYPES,
+        no_rotation=NORMS_AFTER,
     ),
 )
 
@@ -63,6 +73,7 @@ GEMMA_LIKE = (
         heads_divide_hidden=True,
         scaled_embedding=True,
         norm_offset=1.0,
+        no_rotation=NORMS_AFTER,
     ),
     Family(
         "gemma3_text",
@@ -73,6 +84,7 @@ GEMMA_LIKE = (
         heads_divide_hidden=True,
         scaled_embedding=True,
         norm_offset=1.0,
+        no_rotation=NORMS_AFTER,
     ),
 )
 
@@ -88,6 +100,8 @@ NEMOTRON = Family(
     | PLAIN_MLP
     | only_if("mlp_bias", PLAIN_MLP_BIASES),
     SIZES,
+    norm_offset=1.0,
+    no_rotation=LAYER_NORM,
 )
 
 STARCODER2 = Family(
@@ -101,6 +115,7 @@ STARCODER2 = Family(
         "use_bias", QKV_BIASES | OUTPUT_BIAS | {MLP + "c_fc.bias": "ffn", MLP + "c_proj.bias": "hidden"}
     ),
     SIZES,
+    no_rotation=LAYER_NORM,
 )
 
 # Phi3Config has no head_dim: its own check of the longrope factors takes hidden / heads.
@@ -151,6 +166,7 @@ GPT_NEOX = Family(
     embedding="gpt_neox.embed_in",
     final_norm="gpt_neox.final_layer_norm",
     hidden_is_heads=True,
+    no_rotation=LAYER_NORM,
 )
 
 FAMILIES = (*LLAMA_LIKE, *OLMO_LIKE, *GEMMA_LIKE, NEMOTRON, STARCODER2, PHI3, GPT_NEOX)

@@ -69,3 +69,6 @@ PRE_NORMS = norms("input_layernorm", "post_attention_layernorm")
 FOUR_NORMS = PRE_NORMS | norms("pre_feedforward_layernorm", "post_feedforward_layernorm")
 POST_NORMS = norms("post_attention_layernorm", "post_feedforward_layernorm")
 ATTENTION_BIASES = only_if("attention_bias", QKV_BIASES | OUTPUT_BIAS)
+
+LAYER_NORM = "its norms are LayerNorms, which subtract the mean over channels"
+NORMS_AFTER = "it has norms after attention and MLP, whose weights belong to single channels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Candidate, Settled
+from niwaki.reporting.facts import Candidate, Settled
 from niwaki.reporting.figures.svg import Scale, figure, hover, path, tag, text
 from niwaki.reporting.words import shape, shape_in_short, short
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Importance
+from niwaki.reporting.facts import Importance
 from niwaki.reporting.figures.svg import Scale, figure, hover, tag, text
 from niwaki.reporting.words import significant
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Candidate, Front
+from niwaki.reporting.facts import Candidate, Front
 from niwaki.reporting.figures.svg import Scale, figure, hover, path, tag, text
 from niwaki.reporting.words import loss, megabytes, milliseconds, quantity, shape, shape_in_short, short
 

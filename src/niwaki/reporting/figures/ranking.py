@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Candidate
+from niwaki.reporting.facts import Candidate
 from niwaki.reporting.figures.svg import Scale, figure, hover, tag, text
 from niwaki.reporting.words import loss, quantity, shape, short
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Interval
+from niwaki.reporting.facts import Interval
 from niwaki.reporting.figures.svg import Scale, figure, hover, path, tag, text
 from niwaki.reporting.words import loss, quantity, short
 
