@@ -67,11 +67,37 @@ def test_a_dead_nursery_is_replaced(sandbox):
     assert ask(sandbox, {"do": "pid"}).value != nursery
 
 
-def test_a_nursery_that_is_silent_is_replaced(sandbox):
-    os.kill(ask(sandbox, {"do": "pid"}).value, signal.SIGSTOP)
-    silent = [ask(sandbox, SUM, limit_s=0.2) for _ in range(3)]
-    assert silent == [Reply(problem="timeout")] * 3
-    assert ask(sandbox, SUM) == Reply(5)
+def test_a_nursery_that_is_silent_is_replaced(sandbox, monkeypatch):
+    monkeypatch.setattr("niwaki.verify.sandbox._LONGEST_SILENCE_S", 0.5)
+    silent = ask(sandbox, {"do": "pid"}).value
+    os.kill(silent, signal.SIGSTOP)
+    ends_at = time.monotonic() + 60
+    replies = [ask(sandbox, SUM, limit_s=0.3)]
+    while replies[-1] != Reply(5) and time.monotonic() < ends_at:
+        replies.append(ask(sandbox, SUM, limit_s=0.3))
+    assert set(replies[:-1]) == {Reply(problem="timeout")}
+    assert replies[-1] == Reply(5)
+    assert not _is_running(silent)
+
+
+def test_a_stuck_question_ends_with_its_nursery():
+    sandbox = Sandbox(PROGRAM)
+    nursery = ask(sandbox, {"do": "pid"}).value
+    asking = threading.Thread(target=ask, args=(sandbox, {"do": "sleep"}), kwargs={"limit_s": 20})
+    asking.start()
+    children = Path(f"/proc/{nursery}/task/{nursery}/children")
+    if not children.exists():
+        pytest.skip("needs /proc")
+    while not (found := children.read_text().split()):
+        time.sleep(0.02)
+    sandbox.close()
+    ends_at = time.monotonic() + 30
+    while _is_running(int(found[0])) and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    assert not _is_running(int(found[0]))
+    while asking.is_alive():
+        sandbox.close()
+        asking.join(0.05)
 
 
 def test_threads_ask_at_once_and_a_stuck_one_stops_no_other(sandbox):

@@ -40,10 +40,11 @@ def serve(answer: Callable[[dict[str, Any]], Any], control: socket.socket) -> No
             if not descriptors:
                 break
             connection = socket.socket(fileno=descriptors[0])
-            ends_at = time.monotonic() + float(message)
+            limit_s = float(message)
+            ends_at = time.monotonic() + limit_s
             child = os.fork()
             if child == 0:
-                _answer_one(answer, connection, control)
+                _answer_one(answer, connection, control, limit_s)
             children[child] = (ends_at, connection)
     for child in children:
         os.kill(child, signal.SIGKILL)
@@ -63,7 +64,7 @@ def _end_late(children: dict[int, tuple[float, socket.socket]]) -> None:
 
 
 def _answer_one(
-    answer: Callable[[dict[str, Any]], Any], connection: socket.socket, control: socket.socket
+    answer: Callable[[dict[str, Any]], Any], connection: socket.socket, control: socket.socket, limit_s: float
 ) -> None:
     """In the child: never returns."""
     try:
@@ -75,6 +76,8 @@ def _answer_one(
         for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
             resource.setrlimit(limit, (asked["memory_bytes"], asked["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        most_cpu_s = int(limit_s) + 2  # ends it even when the nursery was killed and nobody else does
+        resource.setrlimit(resource.RLIMIT_CPU, (most_cpu_s, most_cpu_s))
         _reply(connection, {"value": answer(asked["question"])})
     except MemoryError:
         os._exit(1)

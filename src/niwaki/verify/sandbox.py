@@ -9,9 +9,12 @@ timers or threads in this process, and nothing is pickled. Linux and macOS.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
+import math
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from typing import Any
 
 _START_LIMIT_S = 60.0
 _LONGEST_REPLY_BYTES = 1 << 16
-_MOST_SILENCES = 3
+_LONGEST_SILENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Sandbox:
 
     def __init__(self, program: Path) -> None:
         self._program = program
-        self._silences = 0  # questions in a row that nothing came back for, not even that the time was over
+        self._silent_since = math.inf  # first of the questions in a row that nothing at all came back for
+        self._has_started = False
+        self._is_ready = False
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -49,17 +54,26 @@ class Sandbox:
 
     def start(self) -> None:
         """Have a nursery that is ready for questions; waits for it when it must be started."""
-        self._ready_control()
+        self._ready_control(_START_LIMIT_S)
 
     def ask(self, question: dict[str, Any], *, limit_s: float, memory_bytes: int) -> Reply:
-        """The reply to `question`, after `limit_s` at the latest; a start of the nursery is extra."""
+        """The reply to `question`, after `limit_s` at the latest.
+
+        Only the first start of a nursery in this process comes on top. When it must be replaced, that time
+        counts, and questions are answered with "timeout" until it is there.
+        """
+        if not self._has_started:
+            with contextlib.suppress(OSError):
+                self.start()
+        ends_at = time.monotonic() + limit_s
         for _ in range(2):
             try:
-                control = self._ready_control()
+                control = self._ready_control(ends_at - time.monotonic())
+            except TimeoutError:
+                return Reply(problem="timeout")
             except OSError:
                 return Reply(problem="died")
-            ends_at = time.monotonic() + limit_s
-            if limit_s <= 0 or not self._slots.acquire(timeout=limit_s):
+            if not self._slots.acquire(timeout=max(0.0, ends_at - time.monotonic())):
                 return Reply(problem="timeout")
             try:
                 return self._ask(control, question, ends_at, memory_bytes)
@@ -89,12 +103,10 @@ class Sandbox:
             while not reply.endswith(b"\n"):
                 left_s = ends_at - time.monotonic()
                 if left_s <= 0 or not select.select([ours], [], [], left_s)[0]:
-                    self._silences += 1  # it should have killed the child by now
-                    if self._silences >= _MOST_SILENCES:
-                        self._discard(control)
+                    self._note_silence(control)
                     return Reply(problem="timeout")
                 received = ours.recv(_LONGEST_REPLY_BYTES)
-                self._silences = 0
+                self._silent_since = math.inf
                 if not received:
                     if self._process is None or self._process.poll() is not None:
                         raise ConnectionError
@@ -102,13 +114,27 @@ class Sandbox:
                 reply += received
         return Reply(**json.loads(reply))
 
-    def _ready_control(self) -> socket.socket:
-        with self._lock:
+    def _note_silence(self, control: socket.socket) -> None:
+        """A nursery that did not even say that the time is over may be stuck, or short of processor time."""
+        now = time.monotonic()
+        self._silent_since = min(self._silent_since, now)
+        if now - self._silent_since > _LONGEST_SILENCE_S:
+            self._discard(control)
+
+    def _ready_control(self, limit_s: float) -> socket.socket:
+        """The control socket of a ready nursery; TimeoutError when there is none within `limit_s`."""
+        ends_at = time.monotonic() + limit_s
+        if not self._lock.acquire(timeout=max(0.0, limit_s)):
+            raise TimeoutError
+        try:
             if self._control is None or self._process is None or self._process.poll() is not None:
                 self._end()
                 self._begin()
+            self._await_ready(ends_at)
             assert self._control is not None
             return self._control
+        finally:
+            self._lock.release()
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -122,14 +148,20 @@ class Sandbox:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._control = ours
+        self._control, self._is_ready, self._silent_since = ours, False, math.inf
+
+    def _await_ready(self, ends_at: float) -> None:
+        if self._is_ready:
+            return
+        assert self._process is not None
         assert self._process.stdout is not None
-        if (
-            not select.select([self._process.stdout], [], [], _START_LIMIT_S)[0]
-            or os.read(self._process.stdout.fileno(), 1) != b"r"
-        ):
+        if not select.select([self._process.stdout], [], [], max(0.0, ends_at - time.monotonic()))[0]:
+            raise TimeoutError
+        self._has_started = True
+        if os.read(self._process.stdout.fileno(), 1) != b"r":
             self._end()
             raise ConnectionError
+        self._is_ready = True
 
     def _discard(self, control: socket.socket) -> None:
         with self._lock:
@@ -142,7 +174,8 @@ class Sandbox:
             self._control.close()
             self._control = None
         if process is not None:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its own session: the children end with it
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
@@ -160,3 +193,4 @@ class Sandbox:
                     pipe.close()
             self._process.returncode = 0  # another process's child: no warning when this object goes
         self._process = self._control = None
+        self._has_started = False
