@@ -212,6 +212,41 @@ def headline() -> Iterator[str]:
     yield "![Loss of the student's shape from random weights against tokens](../images/minitron/parity.png)\n"
 
 
+def beyond() -> Iterator[str]:
+    """Rotation, norm rescaling and repair: one calibration set each, so without intervals."""
+    paths = sorted(RESULTS.glob("beyond-*.json"))
+    if not paths:
+        return
+    yield "## Beyond the papers: around the cut\n"
+    yield (
+        "KL(teacher || cut model) in nats per held-out token before any training, of hidden cuts (rotated "
+        "into the principal directions of the residual stream or not, norm weights rescaled by "
+        "sqrt(old / new width) or not) and of MLP cuts, each without and with the closed-form repair. One "
+        "calibration set each, so no interval: `python experiments/minitron/beyond.py --teacher sapling "
+        "--data stdlib --out FILE`. A rotation unties the embedding of these two teachers, which adds a head "
+        "to the student's parameters.\n"
+    )
+    for path in paths:
+        found = json.loads(path.read_text())
+        yield f"{path.stem.removeprefix('beyond-')}:\n"
+        yield "| cut | treatment | parameters | cut alone | with repair |"
+        yield "|---|---|---|---|---|"
+        rows: dict[tuple[Any, ...], dict[bool, float]] = {}
+        parameters = {}
+        for r in found["results"]:
+            key = (r["axis"], r["size"], r["rotate"], r["rescale"])
+            rows.setdefault(key, {})[r["repair"]] = r["kl"]
+            parameters[key] = r["num_parameters"]
+        for key, kl in rows.items():
+            axis, size, rotate, rescale = key
+            done = [name for name, on in (("rotate", rotate), ("rescale", rescale)) if on]
+            yield (
+                f"| {axis} {size} | {' + '.join(done) or 'none'} | {parameters[key]:,} "
+                f"| {kl[False]:.3f} | {kl[True]:.3f} |"
+            )
+        yield ""
+
+
 def draw_parity(results: dict[str, dict[str, Any]]) -> None:
     figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 3.4), squeeze=False)
     for axis, (name, result) in zip(axes[0], results.items(), strict=True):
@@ -239,7 +274,7 @@ def main() -> None:
     body = [line for direction, title in DIRECTIONS.items() for line in section(direction, title)]
     missing = [direction.upper() for direction in DIRECTIONS if not load(direction)]
     intro = (Path(__file__).parent / "intro.md").read_text()
-    lines = [intro, *summary(), *headline(), *body]
+    lines = [intro, *summary(), *headline(), *body, *beyond()]
     if missing:
         lines.append(f"Not run: {', '.join(missing)}.\n")
     PAGE.parent.mkdir(parents=True, exist_ok=True)
