@@ -52,6 +52,7 @@ def torch_pruning(toy: Toy, sizes: Sizes, out: Path, *, taylor: bool = False) ->
     import torch_pruning as tp
 
     model = load(toy)
+    model.config.use_cache = False  # its graph cannot see through a cache
     heads = {}
     for module in model.modules():
         if hasattr(module, "q_proj"):

@@ -41,7 +41,7 @@ CONFIG = {
     "eos_token_id": 0,
 }
 _NUM_DOCUMENTS, _DOCUMENT_TOKENS = 240, 4096
-_TEACHER_STEPS, _TEACHER_ROWS, _TEACHER_ROW_TOKENS = 160, 8, 64
+_TEACHER_STEPS, _TEACHER_ROWS, _TEACHER_ROW_TOKENS = 480, 4, 64
 
 
 class Toy:
@@ -81,8 +81,8 @@ class Toy:
             num_steps=_TEACHER_STEPS,
             batch_rows=_TEACHER_ROWS,
             micro_rows=_TEACHER_ROWS,
-            learning_rate=3e-3,
-            min_learning_rate=3e-4,
+            learning_rate=1e-3,
+            min_learning_rate=1e-4,
             warmup_steps=10,
             label="teacher",
         )
