@@ -82,14 +82,12 @@ class Choose(Section):
     )
     limits: Limits = Field(
         default_factory=lambda: Limits(),
-        description="at most: {weights: 8GB, kv_cache: 50%, latency: 60%}; a percentage is of the teacher's",
+        description="at most, such as 8GB, 40ms or 50% of the teacher's",
     )
     device: Device | None = Field(
         None, description="where latency counts: here (measured) | h100 h200 a100 l4 xeon-8480 (modelled)"
     )
-    serving: Serving = Field(
-        default_factory=lambda: Serving(), description="the request that latency and kv_cache are of"
-    )
+    serving: Serving = Field(default_factory=lambda: Serving(), description="one request")
     max_candidates: Count = Field(8, gt=0, description="shapes to rank at most; a grid is ranked whole")
     rank: Literal["loss", "distill"] = Field("distill", description="by loss after the cut, or after a trial")
     trial_tokens: CountOrShare = Field(
