@@ -19,6 +19,9 @@ NUM_SNAPSHOTS = 3
 # The fused loss holds so many tokens of logits at a time: logits of student and teacher, and the gradient.
 LOSS_CHUNK_TOKENS = 256
 LOSS_CHUNK_COPIES = 3
+# A repair runs each layer of teacher and student to find its inputs, up to each of its four kinds of matrices,
+# and once to go on to the next layer.
+REPAIR_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Work:
-    """The amounts that a recipe asks for, in tokens and rows."""
+    """The amounts that a recipe asks for, in tokens and rows.
+
+    `basis_tokens` are those of the pass that finds a rotation, `repair_tokens` those that one cut is
+    repaired on.
+    """
 
     sequence_length_tokens: int
     calibration_rows: int
@@ -73,6 +80,8 @@ class Work:
     num_candidates: int
     evaluate_tokens: int
     has_baseline: bool
+    basis_tokens: int = 0
+    repair_tokens: int = 0
 
 
 def stage_costs(
@@ -92,6 +101,10 @@ def stage_costs(
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
+    repaired = REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length))
+    # The repaired student is saved before the bare one is removed.
+    cut_bytes = student_bytes * (2 if work.repair_tokens else 1)
+    both_bytes = teacher_bytes + BYTES_FLOAT32 * student.num_parameters if work.repair_tokens else 0
     return (
         StageCost(
             "score",
@@ -103,12 +116,19 @@ def stage_costs(
         # One candidate is on disk at a time.
         StageCost(
             "choose",
-            flops=work.num_candidates * (measured + work.trial_tokens * taught),
+            flops=work.basis_tokens * once
+            + work.num_candidates * (repaired + measured + work.trial_tokens * taught),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
             read_bytes=work.num_candidates * teacher_bytes,
-            written_bytes=student_bytes + (snapshots if work.trial_tokens else 0),
+            written_bytes=cut_bytes + (snapshots if work.trial_tokens else 0),
         ),
-        StageCost("trim", read_bytes=teacher_bytes, written_bytes=student_bytes),
+        StageCost(
+            "trim",
+            flops=repaired,
+            memory_bytes=both_bytes,
+            read_bytes=teacher_bytes,
+            written_bytes=cut_bytes,
+        ),
         StageCost(
             "distill",
             flops=work.distill_tokens * taught,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
-from niwaki.pipelines.around import check_trim, counted
+from niwaki.pipelines.around import check_head_residual, counted, repair_rows
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.preflight import preflight
 from niwaki.pruning.architecture import Budget, candidates
@@ -76,17 +76,27 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
         family = counted(recipe, family_of(config), family_of(config).axis_sizes(config))
         teacher = shape_of(family, config, family.axis_sizes(config))
         shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config)]
-        check_trim(recipe, family, teacher.sizes, [shape.sizes for shape in shapes])
+        check_head_residual(recipe, teacher.sizes, [shape.sizes for shape in shapes])
     except NiwakiError as error:
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
     stages: tuple[StageCost, ...] = ()
     if teacher is not None and shapes:
+        largest = max(shapes, key=lambda shape: shape.num_parameters)
         work = amounts(recipe, num_candidates=len(shapes))
+        work = replace(
+            work,
+            basis_tokens=work.calibration_rows * work.sequence_length_tokens
+            if family.head_apart_below
+            else 0,
+            repair_tokens=repair_rows(recipe, largest.sizes) * work.sequence_length_tokens
+            if recipe.trim.repair
+            else 0,
+        )
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
             teacher,
-            max(shapes, key=lambda shape: shape.num_parameters),
+            largest,
             work,
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
