@@ -23,7 +23,7 @@ def test_pairs_of_the_paper():
 
 
 def test_more_lost_heads_than_kept_ones_are_refused():
-    with pytest.raises(RecipeError, match=r"23 of 48 .* fewer than half.*at least 24"):
+    with pytest.raises(RecipeError, match=r"23 of 48 .* not half.*at least 24"):
         pairs(48, 23)
 
 

@@ -100,8 +100,9 @@ def test_the_plan_of_the_paper_counts_its_models(planned):
 
 
 def test_ranking_by_loss_costs_no_trials(planned):
-    by_loss = planned(choose=WIDTH_OF_THE_PAPER | {"rank": "loss"}).stages[1]
-    by_trial = planned(choose=WIDTH_OF_THE_PAPER).stages[1]
+    bare = {"repair": False}
+    by_loss = planned(choose=WIDTH_OF_THE_PAPER | {"rank": "loss"}, trim=bare).stages[1]
+    by_trial = planned(choose=WIDTH_OF_THE_PAPER, trim=bare).stages[1]
     assert by_trial.flops > 10 * by_loss.flops
     assert by_trial.memory_bytes > 3 * by_loss.memory_bytes
 
@@ -251,6 +252,25 @@ def test_a_teacher_in_training_and_one_on_disk_cost_what_they_do():
     assert cached["distill"].flops == pytest.approx(taught.flops - 1000 * BIG.forward_flops(32))
     assert cached["distill"].memory_bytes == taught.memory_bytes - 200_000
     assert cached["choose"].flops < costs()["choose"].flops
+
+
+def test_a_repair_and_a_rotation_are_work_too():
+    repaired, bare = costs(repair_tokens=64), costs()
+    passes = 5 * 64 * (BIG.forward_flops(32) + SMALL.forward_flops(32))
+    assert repaired["trim"].flops - bare["trim"].flops == passes
+    assert repaired["choose"].flops - bare["choose"].flops == pytest.approx(3 * passes)
+    assert repaired["trim"].written_bytes == 2 * bare["trim"].written_bytes
+    assert repaired["trim"].memory_bytes == 200_000 + 4 * 50_000
+    assert costs(basis_tokens=64)["choose"].flops - bare["choose"].flops == pytest.approx(
+        64 * BIG.forward_flops(32)
+    )
+
+
+def test_what_trim_asks_for_is_in_the_plan(planned):
+    bare, repaired = (planned(choose=WIDTH_OF_THE_PAPER, trim={"repair": r}) for r in (False, True))
+    assert repaired.stages[2].flops > bare.stages[2].flops == 0
+    rotated = planned(choose=WIDTH_OF_THE_PAPER, trim={"repair": False, "rotate": True})
+    assert rotated.stages[1].flops > bare.stages[1].flops
 
 
 def problem(found):

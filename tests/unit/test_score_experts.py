@@ -135,7 +135,7 @@ def test_listening_changes_no_output_of_the_model(model_type, implementation):
     probe = Probe(model, family=family, axes=("expert", "effn"), sequence=("mean",))
     handle = model.model.norm.register_forward_hook(lambda m, a, out: outputs.append(out))
     with probe.listening():
-        probe.run(batch, scores)
+        probe.run([batch], scores)
     handle.remove()
     if implementation == "eager":
         assert torch.equal(outputs[0], plain)

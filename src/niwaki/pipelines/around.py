@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.evaluation.loss import held_out_loss
@@ -40,20 +40,20 @@ def is_rotated(recipe: CompressRecipe, family: Family) -> bool:
 
 
 def counted(recipe: CompressRecipe, family: Family, sizes: Mapping[str, int]) -> Family:
-    """The table that counts students of a teacher of these sizes right: a rotation unties embeddings."""
-    return replace(family, head_apart_below=sizes["hidden"]) if is_rotated(recipe, family) else family
+    """The table that counts students of a teacher of these sizes right: a rotation unties embeddings.
 
-
-def check_trim(
-    recipe: CompressRecipe, family: Family, teacher: Mapping[str, int], shapes: Sequence[Mapping[str, int]]
-) -> None:
-    """Refuse what `trim` asks for and this teacher, or one of the shapes to be ranked, does not allow.
-
-    Raises FamilyError for a family that cannot be rotated, RecipeError for a head residual with more heads
-    lost than kept.
+    Raises FamilyError when a rotation is asked for and this family cannot be rotated.
     """
-    if is_rotated(recipe, family):
-        check_rotatable(family)
+    if not is_rotated(recipe, family):
+        return family
+    check_rotatable(family)
+    return replace(family, head_apart_below=sizes["hidden"])
+
+
+def check_head_residual(
+    recipe: CompressRecipe, teacher: Mapping[str, int], shapes: Sequence[Mapping[str, int]]
+) -> None:
+    """Raise RecipeError when a head residual is asked for and a shape loses more heads than it keeps."""
     if recipe.trim.head_residual != "none":
         for shape in shapes:
             pairs(teacher["group"], shape["group"])
@@ -116,7 +116,7 @@ def mend(
             rescale_norms(student, 1 / factor)
             done["rescale"] = None
     if recipe.trim.repair:
-        num_rows = _repair_rows(recipe, student)
+        num_rows = repair_rows(recipe, family_of(student.config).axis_sizes(student.config))
         batch_rows = max(1, min(recipe.score.batch_rows, num_rows // 4))
         repairs = repair(
             student,
@@ -132,7 +132,9 @@ def mend(
     return done
 
 
-def _repair_rows(recipe: CompressRecipe, student: PreTrainedModel) -> int:
-    widest = max(module.in_features for module in student.modules() if isinstance(module, nn.Linear))
+def repair_rows(recipe: CompressRecipe, student: Mapping[str, int]) -> int:
+    """Rows that a student of these sizes is repaired on."""
+    heads = student["kv"] * student["group"] * student["dim"]
+    widest = max(student["hidden"], student.get("ffn", 0), heads)
     wanted = math.ceil(_TOKENS_PER_INPUT * widest / recipe.data.sequence_length_tokens)
     return max(2, min(recipe.score.num_samples, wanted))

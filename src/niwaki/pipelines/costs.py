@@ -19,6 +19,9 @@ NUM_SNAPSHOTS = 3
 # The fused loss holds so many tokens of logits at a time: logits of student and teacher, and the gradient.
 LOSS_CHUNK_TOKENS = 256
 LOSS_CHUNK_COPIES = 3
+# A repair runs each layer of teacher and student up to each of its four kinds of matrices, to find the inputs,
+# and once to go on to the next layer.
+REPAIR_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Work:
     """The amounts that a recipe asks for, in tokens and rows.
 
     `calibration_passes` is what scoring costs, in forward passes: 3 with a backward pass, 0 without any.
+    `basis_tokens` are those of the pass that finds a rotation, `repair_tokens` those that one cut is
+    repaired on.
     """
 
     sequence_length_tokens: int
@@ -88,6 +93,8 @@ class Work:
     has_cache: bool = False
     cache_tokens: int = 0
     cache_bytes_per_token: int = 0
+    basis_tokens: int = 0
+    repair_tokens: int = 0
 
 
 def stage_costs(
@@ -149,6 +156,10 @@ def stage_costs(
             written_bytes=work.cache_tokens * work.cache_bytes_per_token,
         ),
     )
+    repaired = REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length))
+    # The repaired student is saved before the bare one is removed.
+    cut_bytes = student_bytes * (2 if work.repair_tokens else 1)
+    both_bytes = teacher_bytes + BYTES_FLOAT32 * student.num_parameters if work.repair_tokens else 0
     return (
         *(before if work.correct_tokens else ()),
         StageCost(
@@ -160,15 +171,23 @@ def stage_costs(
         *(cache if work.has_cache else ()),
         StageCost(
             "choose",
-            flops=work.num_candidates
-            * (measured + work.trial_share * work.trial_tokens * taught + further_rounds),
+            flops=work.basis_tokens * once
+            + work.num_candidates
+            * (repaired + measured + work.trial_share * work.trial_tokens * taught + further_rounds),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
             read_bytes=work.num_candidates * teacher_bytes,
             # Each candidate with one snapshot, and another one while it is written.
             written_bytes=work.num_kept_candidates * (student_bytes + (snapshot if work.trial_tokens else 0))
+            + (cut_bytes - student_bytes)
             + (snapshot if work.trial_tokens else 0),
         ),
-        StageCost("trim", flops=further_rounds, read_bytes=teacher_bytes, written_bytes=student_bytes),
+        StageCost(
+            "trim",
+            flops=further_rounds + repaired,
+            memory_bytes=both_bytes,
+            read_bytes=teacher_bytes,
+            written_bytes=cut_bytes,
+        ),
         StageCost(
             "distill",
             flops=work.distill_tokens * (taught + correcting_flops),

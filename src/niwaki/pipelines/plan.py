@@ -19,7 +19,7 @@ from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines import cached_teacher
-from niwaki.pipelines.around import check_trim, counted
+from niwaki.pipelines.around import check_head_residual, counted, repair_rows
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
 from niwaki.pipelines.depth import depth_problems
 from niwaki.pipelines.devices import DEVICES
@@ -102,7 +102,7 @@ def plan(
         family = counted(recipe, family_of(config), cut_sizes)
         teacher = shape_of(family, config, cut_sizes)
         shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config, cut_sizes)]
-        check_trim(recipe, family, teacher.sizes, [shape.sizes for shape in shapes])
+        check_head_residual(recipe, teacher.sizes, [shape.sizes for shape in shapes])
         if recipe.distill.teacher is not None:
             distill_config = read_config(recipe.distill.teacher)
             taught_by = own_shape(distill_config)
@@ -115,7 +115,8 @@ def plan(
     serving: tuple[ServingCost, ...] = ()
     if config is not None and teacher is not None and shapes:
         serving = tuple(served(recipe, config, shape.sizes) for shape in (teacher, *shapes))
-        work = amounts(recipe, num_candidates=len(shapes))
+        largest = max(shapes, key=lambda shape: shape.num_parameters)
+        work = _with_mending(recipe, amounts(recipe, num_candidates=len(shapes)), family, largest)
         if recipe.distill.cache is not None:
             a_token, num_tokens = cached_teacher.cache_bytes(inputs, teacher.sizes["vocab"])
             work = replace(work, cache_bytes_per_token=a_token, cache_tokens=num_tokens or 0)
@@ -123,7 +124,7 @@ def plan(
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
             teacher,
-            max(shapes, key=lambda shape: shape.num_parameters),
+            largest,
             work,
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
@@ -292,6 +293,16 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         correct_tokens=recipe.correct_tokens,
         corrects_alongside=recipe.corrects_alongside,
         has_cache=recipe.distill.cache is not None,
+    )
+
+
+def _with_mending(recipe: CompressRecipe, work: Work, family: Family, largest: Shape) -> Work:
+    """Add what is done around each cut: the pass that finds a rotation, and the repair."""
+    length = work.sequence_length_tokens
+    return replace(
+        work,
+        basis_tokens=work.calibration_rows * length if family.head_apart_below else 0,
+        repair_tokens=repair_rows(recipe, largest.sizes) * length if recipe.trim.repair else 0,
     )
 
 

@@ -14,8 +14,7 @@ Linear modules are repaired. Experts and routers, norms, embedding and head are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +57,10 @@ class Repair:
     error_after: float
 
 
+class _HeardEnoughError(Exception):
+    """Ends the run of a layer; never leaves this module."""
+
+
 @dataclass
 class _Side:
     """One of the two models, in front of the layer that `states` are the inputs of."""
@@ -66,15 +69,56 @@ class _Side:
     states: list[Tensor]
     calls: list[dict[str, Any]]
 
-    def run(self, block: str, layer: int, batch: int) -> Tensor:
+    def run(self, family: Family, layer: int, batch: int) -> Tensor:
         """The output of a layer for one batch."""
-        state = self.states[batch].to(self.model.device)
-        out = self.model.get_submodule(block.format(layer=layer))(state, **self.calls[layer])
+        block = self.model.get_submodule(family.sites.block.format(layer=layer))
+        out = block(self.states[batch].to(self.model.device), **self.calls[layer])
         return out if isinstance(out, Tensor) else out[0]
 
-    def advance(self, block: str, layer: int) -> None:
+    def advance(self, family: Family, layer: int) -> None:
         """Go through a layer with every batch."""
-        self.states = [self.run(block, layer, batch).to("cpu") for batch in range(len(self.states))]
+        self.states = [self.run(family, layer, batch).to("cpu") for batch in range(len(self.states))]
+
+    def hear(
+        self,
+        family: Family,
+        layer: int,
+        batch: int,
+        *,
+        inputs: Sequence[str] = (),
+        outputs: Sequence[str] = (),
+        whole: bool = False,
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What modules of a layer are given or give for one batch, by the name pattern of the module.
+
+        The layer stops when all are heard; with `whole` it runs to its end, and its output comes too.
+        """
+        heard: dict[str, Tensor] = {}
+
+        def keep(name: str, value: Tensor) -> None:
+            heard[name] = value
+            if not whole and len(heard) == len(inputs) + len(outputs):
+                raise _HeardEnoughError
+
+        handles = [
+            self.model.get_submodule(name.format(layer=layer)).register_forward_pre_hook(
+                lambda _, args, name=name: keep(name, args[0])
+            )
+            for name in inputs
+        ]
+        handles += [
+            self.model.get_submodule(name.format(layer=layer)).register_forward_hook(
+                lambda _, args, out, name=name: keep(name, out)
+            )
+            for name in outputs
+        ]
+        try:
+            return heard, self.run(family, layer, batch)
+        except _HeardEnoughError:
+            return heard, None
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @torch.no_grad()
@@ -108,7 +152,6 @@ def repair(
             "Give more calibration rows (score.num_samples), or smaller batches (score.batch_rows).",
         )
     family = family_of(student.config)
-    block = family.sites.block
     cut = _Cut(family, family.axis_sizes(teacher.config), keep, basis)
     sides = [_begin(m.eval(), family, rows, num_batches, batch_rows) for m in (teacher, student)]
     layers = keep.get("layer", torch.arange(cut.sizes["layer"])).tolist()
@@ -117,11 +160,11 @@ def repair(
     with progress("repair", total=len(layers)) as bar:
         for new, old in enumerate(layers):
             for dropped in range(next_layer, old):
-                sides[0].advance(block, dropped)
+                sides[0].advance(family, dropped)
             for patterns in _stages(family):
                 repairs += _repair_stage(sides[0], sides[1], family, patterns, (old, new), cut)
-            sides[0].advance(block, old)
-            sides[1].advance(block, new)
+            sides[0].advance(family, old)
+            sides[1].advance(family, new)
             next_layer = old + 1
             bar.advance()
     return repairs
@@ -183,25 +226,25 @@ def _repair_stage(
     middle = family.sites.norms[1]  # its input is the stream between attention and MLP
     gain: float | None = None
     for batch in range(len(student.states)):
-        with ExitStack() as stack:
-            wanted = [stack.enter_context(_outputs_of(teacher.model, n.format(layer=old))) for n in names]
-            teacher_middle = stack.enter_context(_inputs_of(teacher.model, middle.format(layer=old)))
-            inputs = [stack.enter_context(_inputs_of(student.model, n.format(layer=new))) for n in names]
-            student_middle = stack.enter_context(_inputs_of(student.model, middle.format(layer=new)))
-            teacher_out = teacher.run(family.sites.block, old, batch)
-            student.run(family.sites.block, new, batch)
+        # The stream behind the layer is wanted for the outputs of the MLP only.
+        whole = writes and in_mlp
+        between = [middle] if writes else []
+        wanted, behind = teacher.hear(family, old, batch, inputs=between, outputs=names, whole=whole)
+        inputs, _ = student.hear(family, new, batch, inputs=[*names, *(between if in_mlp else [])])
         drift: Tensor | float = 0.0
         if writes:
-            before = teacher_middle[0] if in_mlp else teacher.states[batch].to(teacher_out.device)
-            after = teacher_out if in_mlp else teacher_middle[0]
-            found = student_middle[0] if in_mlp else student.states[batch].to(teacher_out.device)
+            device = student.model.device
+            before = (wanted[middle] if in_mlp else teacher.states[batch]).to(device)
+            found = (inputs[middle] if in_mlp else student.states[batch]).to(device)
             if batch == 0:
-                gain = _gain(before, after, wanted[0][0])
+                after = behind if in_mlp else wanted[middle]
+                assert after is not None
+                gain = _gain(before, after.to(device), wanted[names[0]].to(device))
             if gain is not None:
                 drift = (cut.stream(before.float()) - found) / gain
-        for pattern, x, y, pair in zip(patterns, inputs, wanted, moments, strict=True):
-            target = cut.outputs(y[0].float(), pattern, old) + drift
-            pair[batch % _CHECK_EVERY == 1].add(x[0].flatten(0, -2), target.flatten(0, -2))
+        for pattern, name, pair in zip(patterns, names, moments, strict=True):
+            target = cut.outputs(wanted[name].float(), pattern, old) + drift
+            pair[batch % _CHECK_EVERY == 1].add(inputs[name].flatten(0, -2), target.flatten(0, -2))
     repairs = []
     for name, linear, (fitted, checked) in zip(names, linears, moments, strict=True):
         both = fitted + checked
@@ -248,23 +291,3 @@ def _begin(model: PreTrainedModel, family: Family, rows: Rows, num_batches: int,
         for handle in handles:
             handle.remove()
     return _Side(model, states, [calls[layer] for layer in range(num_layers)])
-
-
-@contextmanager
-def _inputs_of(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    heard: list[Tensor] = []
-    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: heard.append(args[0]))
-    try:
-        yield heard
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _outputs_of(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    heard: list[Tensor] = []
-    handle = model.get_submodule(name).register_forward_hook(lambda _, args, out: heard.append(out))
-    try:
-        yield heard
-    finally:
-        handle.remove()

@@ -31,7 +31,7 @@ def pairs(num_heads: int, num_kept: int) -> list[tuple[int, int]]:
     """
     if 2 * num_kept < num_heads:
         raise RecipeError(
-            f"head_residual: {num_kept} of {num_heads} query heads of a key-value head stay, less than half.",
+            f"head_residual: {num_kept} of {num_heads} query heads of a key-value head stay, not half.",
             f"Keep at least {-(-num_heads // 2)} (choose.grid), or write trim.head_residual: none.",
         )
     return [(i, 2 * num_kept - i + 1) for i in range(2 * num_kept - num_heads + 1, num_kept + 1)]
