@@ -99,7 +99,7 @@ def mend(
 
     def loss() -> float:
         # Of training text, in an order that is not the one of the calibration rows.
-        rows = max(2, _MEASURED_TOKENS // recipe.data.sequence_length_tokens)
+        rows = max(2, min(recipe.score.num_samples, _MEASURED_TOKENS // recipe.data.sequence_length_tokens))
         found = held_out_loss(student, inputs.train, num_rows=rows, batch_rows=_BATCH_ROWS, teacher=teacher)
         assert found.kl_to_teacher is not None
         return found.kl_to_teacher.mean
