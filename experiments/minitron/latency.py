@@ -149,11 +149,11 @@ def time_all(inputs: Inputs, family: Family, rows: list[dict[str, Any]], num_rou
 def teach_all(inputs: Inputs, rows: list[dict[str, Any]], num_steps: int) -> None:
     """Trim each shape from the teacher and teach it for a while; adds its held-out loss before and after."""
     teacher = inputs.load(inputs.teacher_folder)
-    scores = score(teacher, inputs.calibration, num_samples=32, batch_rows=8)
+    importance = score(teacher, inputs.calibration, num_samples=32, batch_rows=8).importances()
     with tempfile.TemporaryDirectory() as place:
         for number, row in enumerate(rows):
             folder = Path(place) / str(number)
-            cut(inputs, scores, row["sizes"], folder / "model")
+            cut(inputs, importance, row["sizes"], folder / "model", depth_folder=Path(place))
             student = inputs.load_student(folder / "model")
             row["loss_before"] = loss_of(inputs, student)
             options = inputs.training(num_steps) | {"held_out_rows": 0}

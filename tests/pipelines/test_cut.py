@@ -35,9 +35,9 @@ def recipe(recipe_file):
 @pytest.fixture
 def cut_as(recipe, tmp_path):
     def build(name="out", sizes=SIZES, **trim):
-        inputs = Inputs(recipe(**trim))
+        inputs = Inputs(recipe(**trim), tmp_path / "run")
         scores = score(inputs.load(inputs.teacher_folder), inputs.calibration, num_samples=8)
-        cut(inputs, scores, sizes, tmp_path / name)
+        cut(inputs, scores.importances(), sizes, tmp_path / name, depth_folder=tmp_path)
         return tmp_path / name
 
     return build

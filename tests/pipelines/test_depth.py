@@ -73,6 +73,7 @@ def recipe_for(world, **depth):
         "data": {"source": str(world / "texts"), "sequence_length_tokens": 16, "held_out": "30%"},
         "choose": {"to": "70%", "tolerance": "20%", "grid": {"layer": [3], "ffn": [40, 48]}},
         "depth": {"num_samples": 6} | depth,
+        "trim": {"repair": False},
         "distill": {"tokens": "10k", "batch_tokens": 64},
         "evaluate": {"include_path": str(world / "tasks")},
     }
@@ -80,13 +81,15 @@ def recipe_for(world, **depth):
 
 
 @pytest.fixture(scope="module")
-def scores(world):
+def importance(world):
     inputs = Inputs(recipe_for(world))
-    return score(inputs.load(inputs.teacher_folder), inputs.calibration, num_samples=4)
+    return score(inputs.load(inputs.teacher_folder), inputs.calibration, num_samples=4).importances()
 
 
-def dropped(world, scores, folder, num_layers, **depth):
-    return layers_to_drop(Inputs(recipe_for(world, **depth)), scores, {"layer": num_layers}, folder=folder)
+def dropped(world, importance, folder, num_layers, **depth):
+    return layers_to_drop(
+        Inputs(recipe_for(world, **depth)), importance, {"layer": num_layers}, folder=folder
+    )
 
 
 def values(folder):
@@ -94,41 +97,41 @@ def values(folder):
     return {tuple(each["layers"]): each["value"] for each in removed}
 
 
-def test_the_default_is_the_block_of_least_loss_and_singles_for_two(world, scores, tmp_path):
-    block = dropped(world, scores, tmp_path, 3)
+def test_the_default_is_the_block_of_least_loss_and_singles_for_two(world, importance, tmp_path):
+    block = dropped(world, importance, tmp_path, 3)
     tried = {layers: value for layers, value in values(tmp_path).items() if len(layers) == 3}
     assert sorted(tried) == [(0, 1, 2), (1, 2, 3), (2, 3, 4)]
     assert block == min(tried, key=tried.get)
-    singles = dropped(world, scores, tmp_path, 4)
+    singles = dropped(world, importance, tmp_path, 4)
     tried = {layers[0]: value for layers, value in values(tmp_path).items() if len(layers) == 1}
     assert singles == tuple(sorted(sorted(tried, key=tried.get)[:2]))
-    assert dropped(world, scores, tmp_path, NUM_LAYERS) == ()
+    assert dropped(world, importance, tmp_path, NUM_LAYERS) == ()
 
 
-def test_nothing_is_measured_twice(world, scores, tmp_path, monkeypatch):
-    first = dropped(world, scores, tmp_path, 3)
+def test_nothing_is_measured_twice(world, importance, tmp_path, monkeypatch):
+    first = dropped(world, importance, tmp_path, 3)
     monkeypatch.setattr("niwaki.pipelines.depth.measure_on_rows", None)
-    assert dropped(world, scores, tmp_path, 3) == first
+    assert dropped(world, importance, tmp_path, 3) == first
 
 
-def test_influence_of_single_layers_comes_from_the_scores(world, scores, tmp_path, monkeypatch):
+def test_influence_of_single_layers_comes_from_the_scores(world, importance, tmp_path, monkeypatch):
     monkeypatch.setattr("niwaki.pipelines.depth.measure_on_rows", None)
-    found = dropped(world, scores, tmp_path, 4, measure="influence")
-    influence = scores.importance("layer")[:-1]
+    found = dropped(world, importance, tmp_path, 4, measure="influence")
+    influence = importance["layer"][:-1]
     assert found == tuple(sorted(influence.argsort()[:2].tolist()))
 
 
-def test_influence_of_a_block_is_measured_from_its_ends(world, scores, tmp_path):
-    block = dropped(world, scores, tmp_path, 3, measure="influence")
+def test_influence_of_a_block_is_measured_from_its_ends(world, importance, tmp_path):
+    block = dropped(world, importance, tmp_path, 3, measure="influence")
     tried = {layers: value for layers, value in values(tmp_path).items() if layers}
     assert block == min(tried, key=tried.get)
     assert len(tried) == 3
 
 
-def test_both_candidates_and_the_trim_drop_the_same_layers_and_say_which(world, scores, tmp_path):
+def test_both_candidates_and_the_trim_drop_the_same_layers_and_say_which(world, importance, tmp_path):
     inputs = Inputs(recipe_for(world))
     found = [
-        cut(inputs, scores, {"layer": 3, "ffn": ffn}, tmp_path / str(ffn), depth_folder=tmp_path)
+        cut(inputs, importance, {"layer": 3, "ffn": ffn}, tmp_path / str(ffn), depth_folder=tmp_path)
         or TrimRecord.load(tmp_path / str(ffn) / "trim.json")
         for ffn in (40, 48)
     ]
@@ -137,19 +140,21 @@ def test_both_candidates_and_the_trim_drop_the_same_layers_and_say_which(world, 
     assert found[0].dropped_layers == [f"model.layers.{layer}" for layer in gone]
 
 
-def test_layers_go_by_name(world, scores, tmp_path):
-    assert dropped(world, scores, tmp_path, 3, drop=[5, 0, 3]) == (0, 3, 5)
+def test_layers_go_by_name(world, importance, tmp_path):
+    assert dropped(world, importance, tmp_path, 3, drop=[5, 0, 3]) == (0, 3, 5)
     assert not (tmp_path / "depth.json").exists()
     inputs = Inputs(recipe_for(world, drop=[5, 0, 3]))
-    cut(inputs, scores, {"layer": 3}, tmp_path / "out", depth_folder=tmp_path)
+    cut(inputs, importance, {"layer": 3}, tmp_path / "out", depth_folder=tmp_path)
     assert TrimRecord.load(tmp_path / "out" / "trim.json").keep["layer"] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_scores_the_model_without_layers_as_it_does_the_trimmed_folder(world, scores, tmp_path, task):
+def test_a_task_scores_the_model_without_layers_as_it_does_the_trimmed_folder(
+    world, importance, tmp_path, task
+):
     pytest.importorskip("lm_eval", reason="needs niwaki[eval]")
     inputs = Inputs(recipe_for(world, drop=[1, 2, 3]))
-    cut(inputs, scores, {"layer": 3}, tmp_path / "out", depth_folder=tmp_path)
+    cut(inputs, importance, {"layer": 3}, tmp_path / "out", depth_folder=tmp_path)
     arguments = {"tokenizer": inputs.tokenizer, "tasks": [task], "include_path": world / "tasks"}
     teacher = inputs.load(inputs.teacher_folder)
     with without_layers(teacher, [1, 2, 3]):
@@ -157,14 +162,14 @@ def test_a_task_scores_the_model_without_layers_as_it_does_the_trimmed_folder(wo
     assert found == run_tasks(load_model(tmp_path / "out"), **arguments)
 
 
-def test_a_task_is_a_measure_and_higher_is_better_whatever_its_metric(world, scores, tmp_path):
+def test_a_task_is_a_measure_and_higher_is_better_whatever_its_metric(world, importance, tmp_path):
     pytest.importorskip("lm_eval", reason="needs niwaki[eval]")
-    block = dropped(world, scores, tmp_path, 3, measure="likely_word")
+    block = dropped(world, importance, tmp_path, 3, measure="likely_word")
     tried = {layers: value for layers, value in values(tmp_path).items() if layers}
     assert all(value < 0 for value in tried.values())  # perplexity, where lower is better
     assert block == max(tried, key=tried.get)
     with pytest.raises(EvaluationError, match="reports perplexity, acc"):
-        dropped(world, scores, tmp_path / "..", 2, measure="likely_word", metric="f1")
+        dropped(world, importance, tmp_path / "..", 2, measure="likely_word", metric="f1")
 
 
 def problems(world, tmp_path, **depth):
