@@ -71,16 +71,16 @@ def test_a_search_killed_inside_a_rung_ends_with_the_same_bytes(scored, choosing
     _, run = scored
     choosing("straight", halving=1)
     shutil.copytree(run, tmp_path / "killed")
-    real, calls = trials.distill, []
+    real, calls = trials.learn, []
 
-    def killed_in_the_fourth(student, *args, out, **options):
+    def killed_in_the_fourth(inputs, student, out, **options):
         calls.append(out)
         if len(calls) != 4:
-            return real(student, *args, out=out, **options)
-        real(student, *args, out=out, **options | {"until_step": 3})
+            return real(inputs, student, out=out, **options)
+        real(inputs, student, out=out, **options | {"until_step": 3})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trials, "distill", killed_in_the_fourth)
+    monkeypatch.setattr(trials, "learn", killed_in_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         choosing("killed", halving=1)
     assert not (tmp_path / "killed" / "2-choose" / DONE).exists()
