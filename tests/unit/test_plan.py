@@ -475,6 +475,22 @@ def test_the_plan_is_printed_with_its_problems(planned, tmp_path, capsys):
     assert "Nothing stands" not in printed.out
 
 
+def test_a_teacher_larger_than_memory_is_no_problem_and_the_plan_says_how_it_is_scored(
+    planned, monkeypatch, capsys
+):
+    monkeypatch.setattr("niwaki.ground.streamed.memory_limit_bytes", lambda: 64 * 10**9)
+    assert planned().streamed_bytes == 0
+    show(planned())
+    assert "Scores the teacher in memory" in capsys.readouterr().out
+    monkeypatch.setattr("niwaki.ground.streamed.memory_limit_bytes", lambda: 16 * 10**9)
+    large = planned()
+    assert large.problems == ()
+    assert large.streamed_bytes == 4 * 8_030_261_248
+    assert next(stage for stage in large.stages if stage.name == "score").memory_bytes == 16 * 10**9
+    show(large)
+    assert "layer by layer: its 32.1 GB of weights do not fit" in capsys.readouterr().out
+
+
 def test_families_are_listed_with_their_axes(capsys):
     show_families()
     lines = capsys.readouterr().out.splitlines()
