@@ -19,8 +19,8 @@ NUM_SNAPSHOTS = 3
 # The fused loss holds so many tokens of logits at a time: logits of student and teacher, and the gradient.
 LOSS_CHUNK_TOKENS = 256
 LOSS_CHUNK_COPIES = 3
-# A repair runs each layer of teacher and student to find its inputs, up to each of its four kinds of matrices,
-# and once to go on to the next layer.
+# A repair runs each layer of teacher and student to find its inputs, up to each of its four kinds of
+# matrices, and once to go on to the next layer.
 REPAIR_PASSES = 5
 
 
