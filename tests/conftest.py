@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# No test asserts a time, on a busy machine either.
+settings.register_profile("niwaki", deadline=None)
+settings.load_profile("niwaki")
 
 SENTENCES = [
     "The gardener cut the old branch and waited.",

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 from niwaki.pruning.score import score
 
@@ -31,26 +31,30 @@ class RandomRows:
         return {"inputs": inputs, "mask": torch.ones_like(inputs, dtype=torch.bool)}
 
 
-def build(hidden: int, dtype: str) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=8,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 256,
-        head_dim=64,
-        vocab_size=8192,
-    )
-    return LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
+def build(hidden: int, dtype: str, experts: int) -> PreTrainedModel:
+    sizes = {
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 11 // 4,
+        "num_hidden_layers": 8,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 256,
+        "head_dim": 64,
+        "vocab_size": 8192,
+    }
+    if experts:
+        model = MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=experts, num_experts_per_tok=2))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    return model.to(getattr(torch, dtype)).eval()
 
 
-def bare(model: LlamaForCausalLM, rows: RandomRows, batch_rows: int) -> None:
+def bare(model: PreTrainedModel, rows: RandomRows, batch_rows: int) -> None:
     with torch.no_grad():
         for start in range(0, len(rows.inputs), batch_rows):
             model.get_decoder()(input_ids=rows.take(start, batch_rows)["inputs"], use_cache=False)
 
 
-def measure(side: str, model: LlamaForCausalLM, rows: RandomRows, batch_rows: int) -> float:
+def measure(side: str, model: PreTrainedModel, rows: RandomRows, batch_rows: int) -> float:
     start = time.process_time()
     if side == "bare":
         bare(model, rows, batch_rows)
@@ -62,7 +66,7 @@ def measure(side: str, model: LlamaForCausalLM, rows: RandomRows, batch_rows: in
 def peak_bytes(side: str, arguments: argparse.Namespace) -> int:
     """Peak resident memory of a fresh process that runs one side only."""
     command = [sys.executable, __file__, "--only", side]
-    for name in ("hidden", "rows", "batch", "tokens", "dtype"):
+    for name in ("hidden", "rows", "batch", "tokens", "dtype", "experts"):
         command += [f"--{name}", str(getattr(arguments, name))]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -74,12 +78,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--experts", type=int, default=0, help="a Mixtral with so many; 0: a Llama")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=("bare", "score"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build(arguments.hidden, arguments.dtype)
+    model = build(arguments.hidden, arguments.dtype, arguments.experts)
     rows = RandomRows(arguments.rows, arguments.tokens, model.config.vocab_size)
     if arguments.only:
         measure(arguments.only, model, rows, arguments.batch)

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "candidates": "niwaki.pruning.architecture",
     "choose": "niwaki.pruning.choose",
+    "cut_model": "niwaki.pruning.memory_cut",
     "distill": "niwaki.distillation.train",
     "held_out_loss": "niwaki.evaluation.loss",
     "load_model": "niwaki.ground.model",
@@ -26,6 +27,7 @@ _HOMES = {
 __all__ = [
     "candidates",
     "choose",
+    "cut_model",
     "distill",
     "held_out_loss",
     "load_model",

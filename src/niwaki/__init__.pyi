@@ -5,6 +5,7 @@ from niwaki.evaluation.speed import measure_speed as measure_speed
 from niwaki.ground.model import load_model as load_model
 from niwaki.pruning.architecture import candidates as candidates
 from niwaki.pruning.choose import choose as choose
+from niwaki.pruning.memory_cut import cut_model as cut_model
 from niwaki.pruning.score import score as score
 from niwaki.pruning.select import select as select
 from niwaki.pruning.trim import trim as trim

@@ -6,9 +6,11 @@ are a message and a remedy on stderr with exit code 2; Ctrl-C is exit code 130. 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +21,12 @@ from niwaki import __version__
 from niwaki.errors import NiwakiError, RecipeError
 
 if TYPE_CHECKING:
+    from niwaki.pipelines.family_plan import FamilyPlan
+    from niwaki.pipelines.plan import Plan
     from niwaki.recipe.compress import CompressRecipe
+    from niwaki.recipe.family import FamilyRecipe
 
+EXIT_WRONG_ANSWER = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -84,7 +90,12 @@ def run(recipe: RecipeOrRun, out: Out = None) -> None:
 
     A killed run goes on where it stopped when the same command is given again.
     """
-    read, run_directory = _open(recipe, out)
+    read, run_directory = _open_any(recipe, out)
+    if read.kind == "family":
+        from niwaki.pipelines import family
+
+        family.run(read, out=run_directory)
+        return
     from niwaki.pipelines import compress as pipeline
 
     pipeline.run(read, out=run_directory)
@@ -92,22 +103,21 @@ def run(recipe: RecipeOrRun, out: Out = None) -> None:
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="What kind of recipe: compress.")],
+    kind: Annotated[str, typer.Argument(help="What kind of recipe: compress or family.")],
     file: Annotated[Path | None, typer.Argument(help="File to write. Default: KIND.yaml.")] = None,
 ) -> None:
     """Write a commented recipe to edit.
 
     It is yours from then on. A file that is already there is never overwritten.
     """
-    from niwaki.recipe.compress import starter
+    from niwaki.recipe.kinds import starter
     from niwaki.recipe.write import commented
 
-    if kind != "compress":
-        raise RecipeError(f"There is no recipe of kind '{kind}'.", "Kinds: compress.")
+    begun = starter(kind)
     file = file or Path(f"{kind}.yaml")
     try:
         with file.open("x", encoding="utf-8") as writable:
-            writable.write(commented(starter()))
+            writable.write(commented(begun))
     except FileExistsError:
         raise RecipeError(f"{file} is already there.", "Give another name, or remove it first.") from None
     except OSError as error:
@@ -128,12 +138,21 @@ def check(
 
     Shows shapes, memory, time, what it reads and writes, and what would go wrong (exit code 2 then).
     """
-    read, run_directory = _open(recipe, out)
-    from niwaki.pipelines.plan import plan
-    from niwaki.pipelines.plan_table import show
+    read, run_directory = _open_any(recipe, out)
+    flops_per_s = gflops * 1e9 if gflops else None
+    planned: Plan | FamilyPlan
+    if read.kind == "family":
+        from niwaki.pipelines.family_plan import plan_family
+        from niwaki.pipelines.family_table import show_plan
 
-    planned = plan(read, out=run_directory, flops_per_s=gflops * 1e9 if gflops else None)
-    show(planned)
+        planned = plan_family(read, out=run_directory, flops_per_s=flops_per_s)
+        show_plan(planned)
+    else:
+        from niwaki.pipelines.plan import plan
+        from niwaki.pipelines.plan_table import show
+
+        planned = plan(read, out=run_directory, flops_per_s=flops_per_s)
+        show(planned)
     if planned.problems:
         raise typer.Exit(EXIT_USER_ERROR)
 
@@ -160,6 +179,18 @@ def compress(
     pipeline.run(
         recipe, out=out or Path("runs") / f"{name}-{to.strip().replace('%', 'pct').replace(' ', '')}"
     )
+
+
+@app.command()
+def correct(recipe: RecipeOrRun, out: Out = None) -> None:
+    """Stage 0: fine-tune the teacher on the text first.
+
+    For recipes that ask for it with `correct`.
+    """
+    read, run_directory = _open(recipe, out)
+    from niwaki.pipelines import compress as pipeline
+
+    pipeline.correct_stage(read, run_directory)
 
 
 @app.command()
@@ -237,8 +268,17 @@ def report(
 ) -> None:
     """Stage 6: write report.html.
 
-    It is made from what the run directory holds, finished or not.
+    It is made from what the run directory holds, finished or not. Of a family, all pages are written.
     """
+    from niwaki.recipe.kinds import kind_of
+    from niwaki.recipe.load import read_text
+
+    recipe = run_directory / "recipe.yaml"
+    if recipe.is_file() and kind_of(read_text(recipe)) == "family":
+        from niwaki.pipelines import family
+
+        family.report(run_directory)
+        return
     from niwaki.pipelines import compress as pipeline
 
     pipeline.report_stage(run_directory)
@@ -255,14 +295,64 @@ def families() -> None:
     show_families()
 
 
+@app.command()
+def verify(
+    answer: Annotated[str, typer.Argument(help="What a model wrote; - reads it from standard input.")],
+    gold: Annotated[str, typer.Argument(help="The right answer.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--type", help="mc, number, expression, set, text or exact. Default: inferred from GOLD."
+        ),
+    ] = None,
+    options: Annotated[
+        str | None, typer.Option(help="Options of a multiple-choice question, as a JSON list or object.")
+    ] = None,
+    limit: Annotated[float, typer.Option(help="Seconds until the verdict is `timeout`.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """Grade an answer against the right one.
+
+    Exit code 0: right. 1: wrong. 2: the command cannot be used like this. See docs/verify.md. An answer that
+    begins with a minus goes after `--`.
+    """
+    from niwaki.verify.check import check as grade
+    from niwaki.verify.choice import options_from_json
+
+    verdict = grade(
+        sys.stdin.read() if answer == "-" else answer,
+        gold,
+        type=kind,
+        options=options_from_json(options) if options is not None else None,
+        limit_s=limit,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(verdict), ensure_ascii=False))
+    else:
+        typer.echo(f"{'right' if verdict.correct else 'wrong'}: {verdict.reason.value}")
+        typer.echo(f"type: {verdict.type.value}")
+        typer.echo(f"graded: {'nothing' if verdict.extracted is None else verdict.extracted}")
+    raise typer.Exit(0 if verdict.correct else EXIT_WRONG_ANSWER)
+
+
 def _open(path: Path, out: Path | None) -> tuple[CompressRecipe, Path]:
+    """As `_open_any`, for the stages of a compress run."""
+    recipe, run_directory = _open_any(path, out)
+    if recipe.kind == "family":
+        raise RecipeError(
+            f"{path}: a family has no stages; its members have.",
+            f"Give the run directory of a member, such as {run_directory / recipe.folders[0]}.",
+        )
+    return recipe, run_directory
+
+
+def _open_any(path: Path, out: Path | None) -> tuple[CompressRecipe | FamilyRecipe, Path]:
     """The recipe at `path`, or in the run directory `path`, and the run directory to work in."""
-    from niwaki.recipe.compress import CompressRecipe
-    from niwaki.recipe.load import load
+    from niwaki.recipe.kinds import load_recipe
 
     if path.is_dir():
-        return load(path / "recipe.yaml", CompressRecipe), out or path
-    recipe = load(path, CompressRecipe)
+        return load_recipe(path / "recipe.yaml"), out or path
+    recipe = load_recipe(path)
     return recipe, out or Path(recipe.out or Path("runs") / path.stem)
 
 

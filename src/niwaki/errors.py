@@ -45,3 +45,7 @@ class TrainingError(NiwakiError):
 
 class EvaluationError(NiwakiError):
     """An evaluation that cannot be carried out."""
+
+
+class VerifyError(NiwakiError):
+    """An answer that cannot be graded because of how the grader was called."""

@@ -1,12 +1,11 @@
 """Every family is heard at the right places: the scores see exactly the units that its table names."""
 
-import warnings
-
 import pytest
 import torch
 from tiny import PROMPT, tiny_config, tiny_model
 
 from niwaki.ground.family import FAMILIES, family_of
+from niwaki.pruning.importance import unit_shape
 from niwaki.pruning.score import score
 
 
@@ -16,9 +15,7 @@ class Rows:
 
 
 def scored(model):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fused experts are named; see tests/unit/test_score.py
-        return score(model, Rows(), num_samples=2)
+    return score(model, Rows(), num_samples=2)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -26,16 +23,10 @@ def test_every_axis_has_one_finite_score_per_unit(model_type):
     config = tiny_config(model_type)
     sizes = family_of(config).axis_sizes(config)
     scores = scored(tiny_model(config))
-    shapes = {
-        "hidden": (sizes["hidden"],),
-        "ffn": (sizes["layer"], sizes.get("ffn")),
-        "group": (sizes["layer"], sizes["kv"], sizes["group"]),
-        "layer": (sizes["layer"],),
-    }
-    assert set(shapes) - set(scores.axes) == (set() if family_of(config).sites.ffn else {"ffn"})
-    for axis in scores.axes:
-        importance = scores.importance(axis)
-        assert importance.shape == shapes[axis]
+    importances = scores.importances()
+    assert set(importances) >= set(family_of(config).axes)
+    for axis, importance in importances.items():
+        assert importance.shape == unit_shape(axis, sizes)
         assert importance.isfinite().all()
         assert (importance >= 0).all()
         assert importance.sum() > 0
@@ -54,6 +45,8 @@ def silence(model, family, axis, layer, unit):
             tensor[unit] = 0
         if axis == "ffn" and rows == "(2 ffn)":
             tensor.unflatten(0, (2, sizes["ffn"]))[:, unit] = 0
+        if axis == "effn" and match.expr == "expert (2 effn) hidden":
+            tensor.unflatten(1, (2, sizes["effn"]))[:, :, unit] = 0
         if axis == "group" and rows == "(kv dim)" and "v_proj" in name:
             tensor.unflatten(0, (kv, dim))[unit] = 0
         if axis == "group" and rows.startswith("[(kv group dim) |"):
@@ -62,18 +55,20 @@ def silence(model, family, axis, layer, unit):
             tensor.unflatten(0, (kv, 3, dim))[unit, 2] = 0
 
 
-@pytest.mark.parametrize("axis", ["ffn", "group"])
+@pytest.mark.parametrize("axis", ["ffn", "group", "effn"])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_silenced_unit_scores_nothing_and_its_neighbours_as_before(model_type, axis):
     config = tiny_config(model_type)
     family, model = family_of(config), tiny_model(config)
-    if axis == "ffn" and family.sites.ffn is None:
-        pytest.skip("the neurons are inside fused experts")
+    if axis in ("ffn", "effn") and axis not in family.axes:
+        pytest.skip("the family has no such axis")
     layer, unit = 2, 1
+    # The neuron of this number in every expert.
+    units = (..., unit) if axis == "effn" else unit
     before = scored(model).importance(axis)[layer]
-    assert (before[unit] > 0).all()
+    assert before[units].sum() > 0
     silence(model, family, axis, layer, unit)
     after = scored(model).importance(axis)[layer]
     expected = before.clone()
-    expected[unit] = 0
+    expected[units] = 0
     torch.testing.assert_close(after, expected)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from niwaki.ground.checkpoint import INDEX, Checkpoint
 from niwaki.ground.family import FAMILIES
+from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.trim import RECORD, TrimRecord, trim
 
 TIED = ["llama", "gemma2", "qwen2"]
@@ -53,6 +54,9 @@ def test_trimming_a_folder_is_trimming_the_model_in_memory(tmp_path, model_type,
     source = save(model, tmp_path / "source")
     keep = smaller_keep(family, family.axis_sizes(config))
     expected = tiny.trimmed(family, config, model.state_dict(), keep)
+    in_memory = cut_model(model, keep)
+    assert torch.equal(tiny.logits(in_memory), tiny.logits(expected))
+    assert [p.shape for p in in_memory.parameters()] == [p.shape for p in expected.parameters()]
     out = tmp_path / "out"
     record = trim(source, out, keep=keep)
     reloaded, info = AutoModelForCausalLM.from_pretrained(

@@ -45,6 +45,19 @@ def test_the_student_is_a_stock_model_that_learned_from_its_teacher(finished):
     assert tokens[0] == tokens[1]
 
 
+def test_the_line_teaches_with_the_losses_of_the_recipe(recipe_file, tmp_path):
+    recipe = load(recipe_file, CompressRecipe).model_dump(mode="json")
+    recipe["distill"] |= {"loss": "reverse_kl", "lm_weight": 0.1, "hidden": {"layers": {"last": "last"}}}
+    recipe["evaluate"]["baseline"] = "none"
+    out = tmp_path / "run"
+    compress.run(CompressRecipe.model_validate(recipe), out=out)
+    first = json.loads((out / "4-distill" / "metrics.jsonl").read_text().splitlines()[1])
+    assert first["alpha"] > 0
+    assert first["loss"] == pytest.approx(2 * first["reverse_kl"] + 0.1 * first["cross_entropy"], rel=1e-4)
+    student = AutoModelForCausalLM.from_pretrained(out / "4-distill" / "model")
+    assert not any("lift" in name for name, _ in student.named_parameters())
+
+
 def test_a_run_leaves_a_report_a_card_and_no_pickle(finished):
     out, *_ = finished
     assert "<html" in (out / "report.html").read_text()

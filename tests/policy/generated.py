@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from niwaki.cli import app
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.write import commented
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +45,15 @@ def recipe_keys() -> str:
     return f"```yaml\n{commented(CompressRecipe.model_validate(smallest))}```\n"
 
 
+def family_keys() -> str:
+    """A family recipe with every default and what each key means."""
+    smallest = {"kind": "family", "teacher": "MODEL", "members": [{"to": "50%"}]}
+    return f"```yaml\n{commented(FamilyRecipe.model_validate(smallest))}```\n"
+
+
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
-    makers = {"cli_help": cli_help, "recipe_keys": recipe_keys}
+    makers = {"cli_help": cli_help, "recipe_keys": recipe_keys, "family_keys": family_keys}
     return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
 
 

@@ -10,8 +10,7 @@ from typer.main import get_command
 
 from niwaki.cli import app
 from niwaki.errors import RecipeError
-from niwaki.recipe.compress import CompressRecipe
-from niwaki.recipe.load import load, parse
+from niwaki.recipe.kinds import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,7 +53,7 @@ def test_snippets_of_a_page_are_true(page, capsys):
         compile(snippet, str(page), "exec")
     for snippet in snippets(text, "yaml"):
         if snippet.lstrip("# ").startswith("kind:"):
-            parse(snippet, CompressRecipe, name=page.name)
+            parse_recipe(snippet, name=page.name)
 
 
 def test_false_snippets_are_found(capsys):
@@ -68,7 +67,7 @@ def test_false_snippets_are_found(capsys):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_recipes_load(path):
-    load(path, CompressRecipe)
+    load_recipe(path)
 
 
 def test_there_are_recipes_and_a_broken_one_is_found(tmp_path):
@@ -76,7 +75,7 @@ def test_there_are_recipes_and_a_broken_one_is_found(tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text(RECIPES[0].read_text() + "\nlearning_rate: 1\n")
     with pytest.raises(RecipeError):
-        load(broken, CompressRecipe)
+        load_recipe(broken)
 
 
 @pytest.mark.parametrize("path", generated.files(), ids=lambda path: path.name)

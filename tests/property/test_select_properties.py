@@ -4,24 +4,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niwaki.pruning.scores import Scores
+from niwaki.pruning.importance import unit_shape
 from niwaki.pruning.select import drop, select
 
-SIZES = {"layer": 3, "hidden": 7, "ffn": 6, "kv": 3, "group": 4}
-AXES = ("hidden", "ffn", "kv", "group")
+SIZES = {"layer": 3, "hidden": 7, "ffn": 6, "kv": 3, "group": 4, "expert": 4, "effn": 5}
+AXES = ("hidden", "ffn", "kv", "group", "expert", "effn")
 few_values = st.integers(0, 2**31)  # a seed; drawing from few values makes ties common
 
 
-def scores_of(seed):
+def importance_of(seed):
     generator = torch.Generator().manual_seed(seed)
-    scores = Scores(sizes=SIZES, provenance={}, num_samples=1, num_tokens=1)
-    shapes = {"hidden.0": (7,), "hidden.1": (7,), "ffn": (6,), "group": (3, 4)}
-    for layer in range(3):
-        for key, shape in shapes.items():
-            values = torch.randint(4, (1, *shape), generator=generator).float()
-            scores.add_samples(f"layers.{layer}.{key}.mean", values)
-        scores.add(f"layers.{layer}.cosine_sum", torch.rand((), generator=generator))
-    return scores
+    return {axis: torch.randint(4, unit_shape(axis, SIZES), generator=generator) for axis in AXES}
 
 
 sizes = st.fixed_dictionaries({axis: st.integers(1, SIZES[axis]) for axis in AXES})
@@ -30,7 +23,7 @@ sizes = st.fixed_dictionaries({axis: st.integers(1, SIZES[axis]) for axis in AXE
 @settings(deadline=None)
 @given(seed=few_values, sizes=sizes)
 def test_indices_are_valid_ascending_and_as_many_as_asked(seed, sizes):
-    keep = select(scores_of(seed), sizes)
+    keep = select(importance_of(seed), SIZES, sizes)
     assert set(keep) == {axis for axis, size in sizes.items() if size < SIZES[axis]}
     for axis, indices in keep.items():
         assert indices.dtype == torch.int64
@@ -45,8 +38,8 @@ def test_indices_are_valid_ascending_and_as_many_as_asked(seed, sizes):
 def test_a_smaller_selection_is_part_of_a_larger_one(seed, axis, data):
     large = data.draw(st.integers(2, SIZES[axis] - 1))
     small = data.draw(st.integers(1, large - 1))
-    scores = scores_of(seed)
-    larger, smaller = (select(scores, {axis: size})[axis] for size in (large, small))
+    importance = importance_of(seed)
+    larger, smaller = (select(importance, SIZES, {axis: size})[axis] for size in (large, small))
     rows = zip(larger.reshape(-1, large).tolist(), smaller.reshape(-1, small).tolist(), strict=True)
     assert all(set(fewer) < set(more) for more, fewer in rows)
 

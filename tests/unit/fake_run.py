@@ -9,7 +9,11 @@ import json
 import math
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+from niwaki.pruning.pareto import front, knee
+from niwaki.pruning.settle import settle
 
 TEACHER = {"layer": 8, "hidden": 256, "ffn": 704, "kv": 4, "group": 2, "dim": 32, "vocab": 4096}
 STUDENT = {"layer": 6, "hidden": 192, "ffn": 512, "kv": 4, "group": 1, "dim": 32, "vocab": 4096}
@@ -66,9 +70,13 @@ def write_fake_run(out: Path, stages: int = 5, seed: int = 0) -> Path:
         _json(out / "1-score" / "importance.json", importance)
     if stages >= 2:
         _json(out / "2-choose" / "candidates.json", _candidates(rng))
+        _json(out / "2-choose" / "depth.json", _depth())
     if stages >= 3:
         trim = {
             "keep": keep,
+            "dropped_layers": [
+                f"model.layers.{n}" for n in range(TEACHER["layer"]) if n not in keep["layer"]
+            ],
             "parent_sizes": TEACHER,
             "sizes": STUDENT,
             "num_parent_parameters": num_parameters(TEACHER),
@@ -143,6 +151,19 @@ def _keep(importance: dict[str, object]) -> dict[str, object]:
     }
 
 
+def _depth() -> dict[str, object]:
+    losses = [8.94, 2.61, 1.42, 1.37, 1.33, 1.35, 1.51]
+    removed = [{"layers": [], "value": 1.21}]
+    removed += [{"layers": [layer], "value": loss} for layer, loss in enumerate(losses)]
+    return {
+        "measure": "loss",
+        "higher_is_better": False,
+        "num_samples": 128,
+        "removed": removed,
+        "unfinished": None,
+    }
+
+
 def _candidates(rng: random.Random) -> dict[str, object]:
     shapes = [
         (8, 192, 384, 1),
@@ -166,8 +187,11 @@ def _candidates(rng: random.Random) -> dict[str, object]:
         after = 1.72 + 0.03 * number + rng.uniform(0, 0.05) - (0.12 if number == 1 else 0)
         before = after + 2.2 + rng.uniform(-0.9, 1.9)
         steps = range(10, 101, 10)
+        stopped_step = {9: 20, 10: 50, 11: 20}.get(number)
         curve = [
-            [step, after + (before - after) * math.exp(-step / 18) + rng.gauss(0, 0.01)] for step in steps
+            [step, after + (before - after) * math.exp(-step / 18) + rng.gauss(0, 0.01)]
+            for step in steps
+            if stopped_step is None or step <= stopped_step
         ]
         candidates.append(
             {
@@ -177,13 +201,28 @@ def _candidates(rng: random.Random) -> dict[str, object]:
                 "loss_after": after,
                 "curve": curve,
                 "chosen": number == 1,
+                "num_steps": stopped_step or 100,
+                "stopped": stopped_step and f"6 of 12 had less than its loss at step {stopped_step}",
+                "kv_cache_bytes": 8 * 640 * layer * 4 * 32,
+                "latency_s": 0.004 * layer + 1e-8 * num_parameters(sizes),
             }
         )
+    candidates.sort(key=lambda each: (-each["num_steps"], each["loss_after"]))
+    found = settle([each["curve"] for each in candidates], range(len(candidates)))
+    equal = [number for number, each in enumerate(candidates) if not each["stopped"]]
+    fronts = {}
+    for cost in ("num_parameters", "kv_cache_bytes", "latency_s"):
+        points = [(candidates[number][cost], candidates[number]["loss_after"]) for number in equal]
+        bend = knee(points, front(points))
+        fronts[cost] = {"front": [equal[n] for n in front(points)], "knee": bend and equal[bend]}
     return {
         "budget": {"parameters": num_parameters(TEACHER) // 2},
         "teacher": {"sizes": TEACHER, "num_parameters": num_parameters(TEACHER)},
         "candidates": candidates,
         "rank": "distill",
+        "settled": asdict(found),
+        "trial_tokens": {"trained": 8_110_080, "saved": 1_720_320},
+        "pareto": fronts,
     }
 
 

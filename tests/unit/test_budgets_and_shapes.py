@@ -1,11 +1,14 @@
 """Budgets and the shapes that fit them."""
 
+import re
+
 import pytest
 from transformers import AutoConfig
 
-from niwaki.errors import BudgetError, RecipeError
+from niwaki.errors import BudgetError, FamilyError, RecipeError
 from niwaki.ground.family import family_of
-from niwaki.pruning.architecture import Budget, alignment, candidates
+from niwaki.pruning.architecture import Budget, alignment, candidates, usual_axes
+from niwaki.pruning.limits import Limit
 
 TEACHER = {"layer": 8, "hidden": 256, "ffn": 768, "kv": 4, "group": 2, "dim": 32, "vocab": 512}
 
@@ -99,8 +102,121 @@ def test_an_impossible_budget_names_the_smallest_and_the_nearest_size(llama):
     assert f"Ask for {count(llama, smallest):,}" in raised.value.remedy
     grid = {"layer": [4, 8]}
     between = Budget.around(int(count(llama, {**TEACHER, "layer": 8}) * 0.9))
-    with pytest.raises(BudgetError, match=f"nearest {count(llama, TEACHER):,} \\(layer=8 hidden=256"):
+    with pytest.raises(BudgetError) as raised:
         candidates(llama, TEACHER, budget=between, tied=True, grid=grid)
+    half_depth = {**TEACHER, "layer": 4}
+    assert f"below it {count(llama, half_depth):,} (layer=4 hidden=256" in str(raised.value)
+    assert f"above it {count(llama, TEACHER):,} (layer=8 hidden=256" in str(raised.value)
+
+
+def test_at_most_two_shapes_are_named_on_either_side_and_the_nearest_first(llama):
+    grid = {"layer": [1, 2, 3, 6, 7, 8]}
+    with pytest.raises(BudgetError) as raised:
+        candidates(
+            llama,
+            TEACHER,
+            budget=Budget.around(count(llama, TEACHER | {"layer": 5}), tolerance=0.01),
+            tied=True,
+            grid=grid,
+        )
+    named = [int(layer) for layer in re.findall(r"layer=(\d)", str(raised.value))]
+    assert named == [3, 2, 6, 7]
+
+
+def limit_on(axis, most, asked=None):
+    def measure(shape):
+        if asked is not None:
+            asked.append(shape)
+        return shape[axis]
+
+    return Limit(axis, most, measure, lambda value: f"{value:g} units")
+
+
+def test_a_shape_beyond_a_limit_makes_room_for_the_next(llama):
+    every = candidates(llama, TEACHER, budget=half(llama), tied=True, limit=1000)
+    allowed = [shape for shape in every if shape["hidden"] <= 200]
+    assert 4 < len(allowed) < len(every)
+    found = candidates(
+        llama, TEACHER, budget=half(llama), tied=True, limit=4, limits=[limit_on("hidden", 200)]
+    )
+    assert found == allowed[:4]
+
+
+def test_a_costly_limit_is_asked_no_more_than_it_must_be(llama):
+    asked = []
+    limits = [limit_on("hidden", 200), limit_on("layer", 8, asked)]
+    assert candidates(llama, TEACHER, budget=half(llama), tied=True, limit=4, limits=limits) == asked
+
+
+def test_limits_that_no_shape_keeps_name_the_nearest_and_what_would_admit_it(llama):
+    with pytest.raises(BudgetError) as raised:
+        candidates(llama, TEACHER, budget=half(llama), tied=True, limits=[limit_on("layer", 3)])
+    assert "none of the" in raised.value.message
+    assert raised.value.message.count("layer=4") == 2
+    assert "has layer at most 3 units" in raised.value.message
+    assert raised.value.remedy.startswith("Allow layer 4 units")
+
+
+MIXTURE = {k: v for k, v in TEACHER.items() if k != "ffn"} | {"expert": 8, "effn": 128}
+
+
+def test_unless_told_otherwise_depth_hidden_and_neurons_go_and_heads_where_they_must():
+    usual = {name: usual_axes(family_of(AutoConfig.for_model(name))) for name in ("llama", "mixtral", "phi3")}
+    assert usual == {
+        "llama": ("layer", "hidden", "ffn"),
+        "mixtral": ("layer", "hidden", "effn"),
+        "phi3": ("layer", "hidden", "ffn", "kv", "group"),
+    }
+    assert usual_axes(family_of(AutoConfig.for_model("gpt_neox"))) == ("layer", "hidden", "ffn", "kv")
+
+
+def test_experts_are_cut_by_eighths_down_to_those_a_token_visits():
+    mixtral = family_of(AutoConfig.for_model("mixtral"))
+    full = mixtral.count(MIXTURE, tied=True)
+    budget = Budget.around(int(0.75 * full), tolerance=0.15)
+    arguments = {"budget": budget, "tied": True, "axes": ("expert", "effn"), "limit": 99}
+    found = {s["expert"] for s in candidates(mixtral, MIXTURE, **arguments)}
+    assert found == {8, 7, 6, 5}
+    found = {s["expert"] for s in candidates(mixtral, MIXTURE, fewest_experts=6, **arguments)}
+    assert found == {8, 7, 6}
+    for shape in candidates(mixtral, MIXTURE, **arguments):
+        assert all(shape[axis] == MIXTURE[axis] for axis in ("layer", "hidden", "kv", "group"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "axes", "named"),
+    [
+        ("phi3", ("layer", "hidden", "ffn"), "phi3 has hidden = kv .* together.* Add kv or group"),
+        ("phi3", ("ffn", "group"), "name group without hidden"),
+        ("gpt_neox", ("hidden",), "name hidden without kv: .*Add kv, or leave hidden out"),
+        ("gpt_neox", ("layer", "group"), "gpt_neox has no group"),
+        (
+            "mixtral",
+            ("hidden", "ffn"),
+            "mixtral has no ffn.*Choose from layer, hidden, kv, group, expert, effn",
+        ),
+    ],
+)
+def test_axes_that_the_family_lacks_or_cuts_only_together_are_named(model_type, axes, named):
+    family = family_of(AutoConfig.for_model(model_type))
+    sizes = MIXTURE if model_type == "mixtral" else TEACHER
+    with pytest.raises(RecipeError, match=named):
+        candidates(family, sizes, budget=half(family) if sizes is TEACHER else None, tied=True, axes=axes)
+
+
+def test_coupled_axes_cut_the_named_heads_only():
+    phi3 = family_of(AutoConfig.for_model("phi3"))
+    third = Budget.around(count(phi3, TEACHER) // 3)
+    for axis, other in (("kv", "group"), ("group", "kv")):
+        shapes = candidates(phi3, TEACHER, budget=third, tied=True, axes=("hidden", "ffn", axis))
+        assert any(shape[axis] < TEACHER[axis] for shape in shapes)
+        assert all(shape[other] == TEACHER[other] for shape in shapes)
+
+
+def test_a_grid_of_which_the_family_can_express_nothing_says_why():
+    phi3 = family_of(AutoConfig.for_model("phi3"))
+    with pytest.raises(FamilyError, match=r"hidden must equal kv \* group \* dim.*Use hidden=256"):
+        candidates(phi3, TEACHER, budget=half(phi3), tied=True, grid={"hidden": [192, 224]})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from niwaki.errors import EvaluationError, RunError
-from niwaki.pruning.choose import Trial, choose
+from niwaki.pruning.choose import choose
+from niwaki.pruning.trial import Trial
 
 SHAPES = [{"layer": 2, "ffn": 8}, {"layer": 3, "ffn": 4}, {"layer": 4, "ffn": 2}]
 BEFORE = {2: 5.0, 3: 6.0, 4: 7.0}
@@ -19,7 +20,7 @@ def untrained(sizes):
 def trained(sizes):
     layer = sizes["layer"]
     curve = ((1, BEFORE[layer]), (2, AFTER[layer]))
-    return Trial(sizes, 10 * layer, BEFORE[layer], AFTER[layer], loss_curve=curve, seed=7)
+    return Trial(sizes, 10 * layer, BEFORE[layer], AFTER[layer], loss_curve=curve, seed=7, num_steps=2)
 
 
 def test_trained_candidates_are_ranked_by_the_loss_after_training():
@@ -49,6 +50,8 @@ def test_the_trials_file_holds_one_json_line_for_each(tmp_path):
         "loss_after": 2.0,
         "loss_curve": [[1, 6.0], [2, 2.0]],
         "seed": 7,
+        "num_steps": 2,
+        "stopped": None,
     }
 
 

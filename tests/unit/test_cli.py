@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from niwaki import __version__
 from niwaki.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 from niwaki.errors import BudgetError, NiwakiError
+from niwaki.recipe import family
 from niwaki.recipe.compress import CompressRecipe, starter
+from niwaki.recipe.kinds import load_recipe
 from niwaki.recipe.load import load
 from niwaki.recipe.write import dump
 
@@ -66,7 +68,11 @@ def test_new_writes_a_recipe_that_reads_back_and_never_overwrites(call, tmp_path
     assert (tmp_path / "compress.yaml").read_text() == "mine"
     assert call("new", "compress", "other.yaml").exit_code == 0
     assert call("new", "compress", "no/such/folder.yaml").exit_code == EXIT_USER_ERROR
-    assert "Kinds: compress" in call("new", "compres").stderr
+    assert call("new", "family").exit_code == 0
+    assert load_recipe(tmp_path / "family.yaml") == family.starter()
+    unknown = call("new", "compres")
+    assert "Did you mean 'compress'?" in unknown.stderr
+    assert "Kinds: compress, family" in unknown.stderr
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,57 @@ def test_a_verb_reaches_its_stage(call, pipeline, recipe, verb, function):
         (function, starter(), Path("runs/mine")),
         (function, starter(), Path("elsewhere")),
     ]
+
+
+@pytest.fixture
+def family_pipeline(monkeypatch):
+    """A family pipeline that notes what it is asked to do."""
+    calls = []
+    module = types.ModuleType("niwaki.pipelines.family")
+    module.run = lambda recipe, out: calls.append(("run", recipe, out))
+    module.report = lambda out: calls.append(("report", out))
+    monkeypatch.setitem(sys.modules, "niwaki.pipelines.family", module)
+    monkeypatch.setattr("niwaki.pipelines.family", module, raising=False)
+    return calls
+
+
+def test_the_kind_of_a_recipe_says_what_runs(call, pipeline, family_pipeline, tmp_path):
+    (tmp_path / "fam").mkdir()
+    (tmp_path / "fam" / "recipe.yaml").write_text(dump(family.starter()))
+    assert call("run", "fam/recipe.yaml", "--out", "here").exit_code == 0
+    assert call("run", "fam").exit_code == 0
+    assert call("report", "fam").exit_code == 0
+    assert family_pipeline == [
+        ("run", family.starter(), Path("here")),
+        ("run", family.starter(), Path("fam")),
+        ("report", Path("fam")),
+    ]
+    stage = call("distill", "fam")
+    assert stage.exit_code == EXIT_USER_ERROR
+    assert "such as fam/1-50pct" in stage.stderr
+    assert pipeline.calls == []
+
+
+def test_a_kind_that_there_is_not_is_named(call, pipeline, recipe):
+    recipe.write_text(recipe.read_text().replace("kind: compress", "kind: famly"))
+    for verb in ("run", "check", "trim"):
+        result = call(verb, recipe)
+        assert result.exit_code == EXIT_USER_ERROR
+        assert "Did you mean 'family'?" in result.stderr
+
+
+def test_check_plans_a_family_and_fails_when_there_are_problems(call, tmp_path):
+    text = dump(family.starter())
+    (tmp_path / "good.yaml").write_text(text)
+    (tmp_path / "bad.yaml").write_text(text.replace("to: 25%", "to: 60%"))
+    good, bad = (call("check", f"{name}.yaml", "--gflops", 1) for name in ("good", "bad"))
+    assert good.exit_code == 0
+    assert "2-25pct  previous  teacher" in good.stdout
+    assert "times cheaper than training each model from scratch on 15,900,000 tokens" in good.stdout.replace(
+        "\n", " "
+    )
+    assert bad.exit_code == EXIT_USER_ERROR
+    assert "member 2" in bad.stderr
 
 
 def test_a_run_directory_stands_for_its_recipe(call, pipeline, recipe, tmp_path):

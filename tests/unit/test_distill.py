@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from niwaki.distillation.losses import cross_entropy, forward_kl
-from niwaki.distillation.train import check_same_tokenizer, distill, kl_to, next_token_loss
+from niwaki.distillation.train import check_same_tokenizer, distill, distillation_loss, next_token_loss
 from niwaki.errors import CheckpointError
 from niwaki.ground.stream import Rows
 
@@ -44,7 +44,7 @@ def test_the_loss_is_that_of_the_stock_logits_with_the_gradient_of_every_paramet
     student_logits = tiny_model(batch["inputs"]).logits
     kl = (forward_kl(student_logits, teacher(batch["inputs"]).logits.detach()) * batch["mask"]).sum()
     nats = (cross_entropy(student_logits, batch["targets"]) * batch["mask"]).sum()
-    total, metrics = kl_to(teacher)(tiny_model, batch)
+    total, metrics = distillation_loss(teacher)(tiny_model, batch)
     torch.testing.assert_close(total, kl)
     torch.testing.assert_close(metrics["kl"], kl.detach())
     torch.testing.assert_close(metrics["cross_entropy"], nats.detach())
@@ -65,7 +65,7 @@ def test_the_teacher_answers_without_dropout(tiny_model, teacher):
     for layer in teacher.model.layers:
         layer.self_attn.attention_dropout = 0.5
     teacher.train()
-    loss, batch = kl_to(teacher), masked_batch()
+    loss, batch = distillation_loss(teacher), masked_batch()
     torch.testing.assert_close(loss(tiny_model, batch)[0], loss(tiny_model, batch)[0], rtol=0, atol=0)
 
 

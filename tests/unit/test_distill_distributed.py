@@ -11,7 +11,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from niwaki.distillation.train import kl_to
+from niwaki.distillation.hidden import HiddenLoss, Lifted
+from niwaki.distillation.train import distillation_loss
 from niwaki.ground.loop import Objective
 from niwaki.ground.stream import Rows
 
@@ -27,7 +28,7 @@ def model(hidden_size):
 def wrapped(objective, kind):
     if kind == "ddp":
         return DistributedDataParallel(objective)
-    for layer in objective.model.model.layers:
+    for layer in objective.model.student.model.layers:
         fully_shard(layer)
     return fully_shard(objective)
 
@@ -39,10 +40,13 @@ def gradients(of):
 
 def work(rank, store, kind):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    student, loss = model(32), kl_to(model(48))
+    teacher = model(48)
+    # A constant alpha: the dynamic one is of each process's own rows.
+    loss = distillation_loss(teacher, hidden=HiddenLoss(layers={-1: 0, 0: -1}, alpha=0.5))
+    student = Lifted(model(32), teacher=teacher.config, seed=0)
     alone = copy.deepcopy(student)
     (loss(alone, ROWS.take(0, 8))[0] / 128).backward()
-    objective = wrapped(Objective(student, loss), kind)  # named, because DDP's hooks die with it
+    objective = wrapped(Objective(student, loss, "float32"), kind)  # named, because DDP's hooks die with it
     total, _ = objective(ROWS.take(4 * rank, 4))
     (total * 2 / 128).backward()  # both average over the processes
     for name, gradient in gradients(student).items():

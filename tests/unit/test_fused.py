@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from niwaki.distillation.fused import linear_cross_entropy, linear_kl, linear_kl_and_cross_entropy
+from niwaki.distillation import losses
+from niwaki.distillation.fused import linear_cross_entropy, linear_distillation, linear_kl
 from niwaki.distillation.losses import cross_entropy, forward_kl
 from niwaki.ground.head import Head
 
@@ -84,17 +85,87 @@ def test_cross_entropy_equals_its_definition_with_all_gradients(case, chunk_toke
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-@settings(deadline=None)
-@given(case=cases)
-def test_both_losses_in_one_pass_are_the_two_alone(case):
-    kl, ce = linear_kl_and_cross_entropy(
-        case.hidden, case.head, case.teacher_hidden, case.teacher_head, case.targets, case.mask
+DIVERGENCES = ["forward_kl", "reverse_kl", "jensen_shannon"]
+options = st.one_of(
+    st.fixed_dictionaries(
+        {"loss": st.sampled_from(DIVERGENCES), "temperature": st.sampled_from([1.0, 0.5, 3.0])}
+    ),
+    st.fixed_dictionaries({"loss": st.just("jensen_shannon"), "jsd_beta": st.sampled_from([0.1, 0.9])}),
+    st.fixed_dictionaries({"loss": st.sampled_from(["mse", "cosine"])}),
+)
+
+
+def distillation(case, **options):
+    models = case.hidden, case.head, case.teacher_hidden, case.teacher_head
+    return linear_distillation(*models, case.targets, case.mask, **options)
+
+
+def naive_distillation(case, *, loss, lm_weight=0.0, **options):
+    if "jsd_beta" in options:
+        options["beta"] = options.pop("jsd_beta")
+    teacher = case.teacher_head.logits(case.teacher_hidden)
+    divergence = getattr(losses, loss)(case.head.logits(case.hidden), teacher, **options)
+    divergence = (divergence * case.mask).sum()
+    nats = case.naive_cross_entropy()
+    return divergence + lm_weight * nats, divergence, nats
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    case=cases,
+    options=options,
+    lm_weight=st.sampled_from([0.0, 0.7]),
+    top_k=st.sampled_from([None, 1, 2, 5, 39]),
+    chunk_tokens=st.integers(1, 30),
+)
+def test_every_loss_equals_its_definition_with_all_gradients(case, options, lm_weight, top_k, chunk_tokens):
+    options = options | {"lm_weight": lm_weight, "top_k": top_k and min(top_k, len(case.head.weight))}
+    fused, naive = (
+        distillation(case, chunk_tokens=chunk_tokens, **options),
+        naive_distillation(case, **options),
     )
-    assert not ce.requires_grad
-    torch.testing.assert_close(kl, case.kl())
-    torch.testing.assert_close(ce, case.cross_entropy().detach())
-    for ours, alone in zip(case.gradients(kl), case.gradients(case.kl()), strict=True):
-        torch.testing.assert_close(ours, alone)
+    for ours, theirs in zip(fused, naive, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    assert not fused[1].requires_grad
+    assert not fused[2].requires_grad
+    for ours, theirs in zip(case.gradients(fused[0]), case.gradients(naive[0]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
+
+
+ALL = [*DIVERGENCES, "mse", "cosine"]
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_gradcheck_of_every_loss(loss):
+    case = Case(tokens=(5,), vocab=6, bias=True, softcap=3.0)
+
+    def total(hidden, weight, bias):
+        case.hidden, case.head = hidden, replace(case.head, weight=weight, bias=bias)
+        return distillation(case, loss=loss, top_k=4, lm_weight=0.3, chunk_tokens=2)[0]
+
+    leaves = (case.hidden, case.head.weight, case.head.bias)
+    assert torch.autograd.gradcheck(lambda *t: Recomputed.apply(total, *t), leaves)
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_every_loss_takes_the_same_four_matrix_products_and_no_tensor_as_large_as_the_logits(loss):
+    case = Case(tokens=(64,), vocab=300, dtype=torch.float32, softcap=20.0)
+    case.mask[:] = True
+    with Record() as record:
+        distillation(case, loss=loss, lm_weight=0.5, top_k=200, chunk_tokens=64)[0].backward()
+    assert record.products == 4
+    with Record() as record:
+        distillation(case, loss=loss, lm_weight=0.5, top_k=200, chunk_tokens=8)[0].backward()
+    assert record.largest == 8 * 300
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_without_gradients_every_loss_has_its_value(loss):
+    case = Case()
+    with torch.no_grad():
+        found = distillation(case, loss=loss, lm_weight=0.5)
+    for ours, theirs in zip(found, naive_distillation(case, loss=loss, lm_weight=0.5), strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
 
 
 class Recomputed(torch.autograd.Function):

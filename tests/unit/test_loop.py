@@ -105,6 +105,20 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_the_same_metrics(tiny_model,
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
 
 
+def test_a_pause_leaves_no_trace(tiny_model, tmp_path):
+    settings = {"held_out": HELD_OUT, "held_out_rows": 4, "evaluate_every_steps": 2}
+    straight = train(copy.deepcopy(tiny_model), tmp_path / "straight", **settings)
+    train(copy.deepcopy(tiny_model), tmp_path / "paused", until_step=3, **settings)
+    assert len(losses(tmp_path / "paused")) == 3
+    paused = train(tiny_model, tmp_path / "paused", **settings)
+    assert_same_bytes(straight, paused)
+    expected, found = (
+        [{**json.loads(line), "tokens_per_s": 0} for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("straight", "paused")
+    )
+    assert found == expected
+
+
 def test_a_finished_run_trains_no_further(tiny_model, tmp_path):
     first = copy.deepcopy(train(tiny_model, tmp_path))
     assert_same_bytes(first, train(tiny_model, tmp_path))
@@ -201,6 +215,26 @@ def test_frozen_parameters_stay_as_they_are(tiny_model, tmp_path):
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
     rates = [learning_rate_at(s, 12, peak=1.0, minimum=0.1, warmup_steps=4) for s in (0, 3, 4, 8, 12)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_each_part_has_its_own_rate_and_its_own_clipping(tiny_model, tmp_path):
+    """Two copies in one module end as each would alone, though one has a thousand times the gradient."""
+
+    def both(pair, batch):
+        (small, _), (large, _) = next_token_loss(pair[0], batch), next_token_loss(pair[1], batch)
+        return small + 1000 * large, {}
+
+    pair = torch.nn.ModuleList([copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)])
+    settings = {"num_steps": 3, "batch_rows": 4, "micro_rows": 4, "learning_rate": 1e-2, "clip_norm": 0.1}
+    fit(pair, ROWS, both, out=tmp_path / "pair", rate_factors={"0": 1.0, "1": 0.1}, **settings)
+    for number, rate in ((0, 1e-2), (1, 1e-3)):
+        alone = train(
+            copy.deepcopy(tiny_model),
+            tmp_path / str(number),
+            **settings | {"learning_rate": rate, "warmup_steps": 0},
+        )
+        for name, tensor in pair[number].state_dict().items():
+            torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-6)
 
 
 def test_a_tracker_gets_the_metrics_too(tiny_model, tmp_path):

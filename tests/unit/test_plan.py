@@ -107,6 +107,45 @@ def test_ranking_by_loss_costs_no_trials(planned):
     assert by_trial.memory_bytes > 3 * by_loss.memory_bytes
 
 
+def test_halving_costs_what_is_left_of_the_trials(planned):
+    full, once, twice = (planned(choose={"halving": halving}) for halving in (0, 1, 2))
+    assert len(full.candidates) == 8
+    work = [found.stages[1].flops for found in (full, once, twice)]
+    # 8 + 4 of 16 halves, 8 + 4 + 2 * 2 of 32 quarters
+    assert work[1] / work[0] == pytest.approx(12 / 16, rel=0.05)
+    assert work[2] / work[0] == pytest.approx(16 / 32, rel=0.05)
+    # Five wait to go on where one is dealt with at a time.
+    assert once.stages[1].written_bytes > 2.5 * full.stages[1].written_bytes
+
+
+def test_limits_leave_shapes_out_and_say_what_would_admit_one(planned):
+    every = planned(choose={"tolerance": "10%"})
+    limited = planned(choose={"tolerance": "10%", "limits": {"kv_cache": "60%"}})
+    assert {shape.sizes["layer"] for shape in every.candidates} > {16}
+    assert {shape.sizes["layer"] for shape in limited.candidates} == {16}
+    assert limited.serving[1].kv_cache_bytes == limited.serving[0].kv_cache_bytes / 2
+    refused = problem(planned(choose={"limits": {"kv_cache": "10%"}}))
+    assert isinstance(refused, BudgetError)
+    assert "Allow kv_cache 41.9 MB" in refused.remedy
+
+
+def test_a_modelled_latency_is_a_limit_at_once_and_a_measured_one_at_run(planned, capsys):
+    options = {"tolerance": "10%", "limits": {"latency": "30%"}}
+    assert "latency at most" in problem(planned(choose={**options, "device": "h100"})).message
+    here = planned(choose={**options, "device": "here"})
+    assert here.problems == ()
+    assert "measured when the shapes are chosen" in here.warnings[0]
+    show(here)
+    assert "at run" in capsys.readouterr().out
+
+
+def test_a_request_longer_than_the_context(teacher, planned):
+    save_teacher(teacher, max_position_embeddings=2048)
+    long = {"prompt_tokens": 2000, "new_tokens": 100}
+    assert planned(choose={"serving": long}).problems == ()
+    assert "2000 + 100 tokens" in problem(planned(choose={"serving": long, "device": "h100"})).message
+
+
 def test_planning_touches_nothing(planned, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     planned()
@@ -183,6 +222,38 @@ def test_costs_follow_what_the_recipe_asks_for():
     assert costs()["distill"].memory_bytes > 200_000 + 16 * 50_000
 
 
+def test_scoring_costs_what_its_measure_and_rounds_take():
+    once = costs()["score"].flops
+    assert once == 10 * 32 * BIG.forward_flops(32)
+    assert costs(calibration_passes=3)["score"].flops == 3 * once
+    assert costs(calibration_passes=0)["score"].flops == 0
+    # A gradient beside the weights, and the activations of every layer.
+    assert costs(calibration_passes=3)["score"].memory_bytes > costs()["score"].memory_bytes + 4 * 100_000
+    further = costs(calibration_rounds=3)
+    assert further["score"].flops == once
+    assert further["choose"].flops == costs()["choose"].flops + 3 * 2 * once
+    assert further["trim"].flops == 2 * once
+
+
+def test_a_teacher_in_training_and_one_on_disk_cost_what_they_do():
+    taught = costs()["distill"]
+    first = costs(correct_tokens=500)
+    assert first["correct"].flops == 3 * 500 * BIG.forward_flops(32)
+    assert first["correct"].memory_bytes > 16 * 100_000
+    assert first["distill"] == taught
+    beside = costs(corrects_alongside=True)
+    assert beside["distill"].flops == taught.flops + 1000 * 2 * BIG.forward_flops(32)
+    assert beside["distill"].memory_bytes > taught.memory_bytes + 16 * 100_000
+    assert beside["distill"].written_bytes == taught.written_bytes + 3 * 12 * 100_000 + 200_000
+    assert beside["choose"] == costs()["choose"]
+    cached = costs(has_cache=True, cache_tokens=700, cache_bytes_per_token=10)
+    assert cached["cache"].flops == 700 * BIG.forward_flops(32)
+    assert cached["cache"].written_bytes == 7000
+    assert cached["distill"].flops == pytest.approx(taught.flops - 1000 * BIG.forward_flops(32))
+    assert cached["distill"].memory_bytes == taught.memory_bytes - 200_000
+    assert cached["choose"].flops < costs()["choose"].flops
+
+
 def test_a_repair_and_a_rotation_are_work_too():
     repaired, bare = costs(repair_tokens=64), costs()
     passes = 5 * 64 * (BIG.forward_flops(32) + SMALL.forward_flops(32))
@@ -241,6 +312,37 @@ def test_a_grid_that_the_teacher_cannot_take(planned):
     assert isinstance(problem(planned(choose={"grid": {"hidden": [5000]}})), RecipeError)
 
 
+def save_mixture(teacher):
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2, "vocab_size": 8}
+    AutoConfig.for_model("mixtral", hidden_size=64, num_attention_heads=8, **sizes).save_pretrained(teacher)
+
+
+def test_fewer_experts_than_a_token_visits(teacher, planned):
+    save_mixture(teacher)
+    found = problem(planned(choose={"to": {"low": 1, "high": "1B"}, "grid": {"expert": [1, 2]}}))
+    assert isinstance(found, FamilyError)
+    assert "1 experts are fewer than num_experts_per_tok=2" in found.message
+    assert "Keep at least 2" in found.remedy
+    shapes = planned(choose={"to": "60%", "tolerance": "20%", "axes": ["expert", "effn"]}).candidates
+    assert min(shape.sizes["expert"] for shape in shapes) == 2
+
+
+def test_axes_that_the_teacher_does_not_have_or_cuts_only_together(teacher, planned):
+    save_mixture(teacher)
+    assert "mixtral has no ffn" in problem(planned(choose={"axes": ["layer", "ffn"]})).message
+    AutoConfig.for_model("phi3", vocab_size=8, pad_token_id=0).save_pretrained(teacher)
+    assert "they can only be cut together" in problem(planned(choose={"axes": ["hidden", "ffn"]})).message
+    assert not planned().problems
+
+
+def test_rounds_without_a_size_on_the_way(teacher, planned):
+    save_teacher(teacher, num_attention_heads=64, num_key_value_heads=8)
+    choose = {"to": {"low": 1, "high": "9B"}, "grid": {"heads": [32]}}
+    assert not planned(choose=choose).problems
+    found = problem(planned(choose=choose, score={"rounds": 3}))
+    assert "round 1 of 3 finds no hidden size" in found.message
+
+
 def test_rows_longer_than_the_context(teacher, planned):
     save_teacher(teacher, max_position_embeddings=1024)
     assert "1024" in problem(planned()).message
@@ -288,6 +390,43 @@ def test_what_a_begun_run_holds_is_not_needed_again(planned, tmp_path, monkeypat
     assert planned().problems == ()
 
 
+KEPT_BYTES = 64 * 6 + 32 * 4 + 8
+
+
+def test_a_cached_teacher_is_checked_against_the_disk_it_lies_on(planned, tmp_path, monkeypatch):
+    cache = {"path": str(tmp_path / "shared" / "cache")}
+    found = planned(distill={"cache": cache}, data={"max_tokens": "1M"})
+    assert found.problems == ()
+    assert f"takes {KEPT_BYTES} bytes per token of the training text: 0.52 GB" in found.warnings[0]
+    assert next(s for s in found.stages if s.name == "cache").written_bytes == KEPT_BYTES * 10**6
+    free = {str(tmp_path): KEPT_BYTES * 10**6 - 1}
+    large = SimpleNamespace(free=10**12)
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: SimpleNamespace(free=free[str(path)]) if str(path) in free else large,
+    )
+    (tmp_path / "run").mkdir()
+    assert (
+        "distill.cache.path" in problem(planned(distill={"cache": cache}, data={"max_tokens": "1M"})).message
+    )
+
+
+def test_a_cached_teacher_in_the_run_counts_among_its_bytes(planned):
+    plain, cached = planned(), planned(distill={"cache": {}}, data={"max_tokens": "1M"})
+    assert cached.written_bytes == plain.written_bytes + KEPT_BYTES * 10**6
+    unknown = planned(distill={"cache": {}})
+    assert "How many there are is known once it is tokenised" in unknown.warnings[0]
+    assert unknown.written_bytes == plain.written_bytes
+
+
+def test_a_cache_without_a_tail_is_a_problem(planned):
+    assert "top_k 128256 leaves nothing" in problem(planned(distill={"cache": {"top_k": 128256}})).message
+
+
+def test_a_correction_is_a_stage_of_the_plan(planned):
+    assert planned(correct={}).stages[0].name == "correct"
+
+
 def test_tasks_that_cannot_be_found(planned, tmp_path, monkeypatch):
     def refuse(tasks, include_path):
         raise EvaluationError(f"{tasks} in {include_path}", "Did you mean hellaswag?")
@@ -301,6 +440,22 @@ def test_tasks_that_cannot_be_found(planned, tmp_path, monkeypatch):
 def test_the_bundled_task_is_found_unless_the_recipe_brings_its_own(recipe):
     assert task_folder(starter()) == TASK_FOLDER
     assert task_folder(recipe(evaluate={"include_path": "mine"})) == Path("mine")
+
+
+def test_a_layer_map_must_fit_teacher_and_every_candidate(planned):
+    halves = {"to": {"low": "4B", "high": "6B"}, "grid": {"layer": [16, 20]}}
+    fits = {"layers": {31: 15, "last-31": "last-15"}}
+    assert planned(choose=halves, distill={"hidden": fits}).problems == ()
+    found = problem(planned(choose=halves, distill={"hidden": {"layers": {31: 16}}}))
+    assert "the student has 16 layers, so there is no layer 16" in found.message
+    assert "0 to 15" in found.remedy
+    found = problem(planned(choose=halves, distill={"hidden": {"layers": {32: 15}}}))
+    assert "the teacher has 32 layers" in found.message
+
+
+def test_top_k_is_at_most_the_vocabulary(planned):
+    assert planned(distill={"top_k": 128256}).problems == ()
+    assert "128,256 tokens" in problem(planned(distill={"top_k": 128257})).message
 
 
 def test_too_few_steps_are_noted(planned):

@@ -1,7 +1,9 @@
 """Recipes are strict, complain about everything at once, and survive being written and read again."""
 
+from types import SimpleNamespace
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -9,16 +11,22 @@ from niwaki.errors import RecipeError
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load, parse
 from niwaki.recipe.quantities import (
+    Ceiling,
     Size,
+    format_bytes_ceiling,
     format_count,
     format_fraction,
     format_size,
+    format_time_ceiling,
+    parse_bytes_ceiling,
     parse_count,
     parse_count_or_share,
     parse_fraction,
     parse_number,
     parse_size,
+    parse_time_ceiling,
 )
+from niwaki.recipe.teacher import FORWARD_KL, refuse_other_losses
 from niwaki.recipe.write import commented, dump
 
 SMALLEST = "kind: compress\nteacher: sapling\nchoose:\n  to: 50%\n"
@@ -115,6 +123,12 @@ def test_sizes_read_like_speech(written, size):
         (parse_size, "100%", "'50%'"),
         (parse_size, {"low": "1B"}, "low and high"),
         (parse_size, {"low": "2B", "high": "1B"}, "empty"),
+        (parse_bytes_ceiling, "2gb", "'2GB'"),
+        (parse_bytes_ceiling, 50, "50%"),
+        (parse_bytes_ceiling, "120%", "at most 100%"),
+        (parse_bytes_ceiling, "0MB", "200MB"),
+        (parse_time_ceiling, "40MS", "'40ms'"),
+        (parse_time_ceiling, "2GB", "40ms"),
     ],
 )
 def test_a_wrong_unit_names_the_nearest_legal_form(parser, written, nearest):
@@ -147,9 +161,31 @@ def test_sizes_survive_writing(size):
     assert parse_size(format_size(size)) == size
 
 
+CEILINGS = st.one_of(
+    st.builds(Ceiling, share=st.floats(0, 1, exclude_min=True)),
+    st.builds(Ceiling, amount=st.floats(1e-9, 1e15)),
+)
+
+
+def test_ceilings_read_like_speech():
+    assert parse_bytes_ceiling("60%") == Ceiling(share=0.6)
+    assert parse_bytes_ceiling("1.5GB") == Ceiling(amount=1.5e9)
+    assert parse_time_ceiling("40ms") == Ceiling(amount=0.04)
+    assert parse_time_ceiling("2s") == Ceiling(amount=2.0)
+    assert format_time_ceiling(Ceiling(amount=0.0015)) == "1.5ms"
+    assert format_bytes_ceiling(Ceiling(amount=2e8)) == "200MB"
+
+
+@given(CEILINGS)
+def test_ceilings_survive_writing(ceiling):
+    assert parse_bytes_ceiling(format_bytes_ceiling(ceiling)) == ceiling
+    assert parse_time_ceiling(format_time_ceiling(ceiling)) == ceiling
+
+
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=20)
 
 
+@settings(deadline=None)
 @given(
     size=SIZES,
     teacher=TEXT,
@@ -164,9 +200,10 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size
     rate=st.floats(1e-9, 10),
     held_out=st.floats(1e-6, 0.5),
     seed=st.integers(0, 2**63),
+    ceiling=st.none() | CEILINGS,
 )
 def test_a_resolved_recipe_reads_back_equal(
-    size, teacher, source, config, prompts, grid, warmup, rate, held_out, seed
+    size, teacher, source, config, prompts, grid, warmup, rate, held_out, seed, ceiling
 ):
     resolved = CompressRecipe.model_validate(
         {
@@ -174,7 +211,12 @@ def test_a_resolved_recipe_reads_back_equal(
             "teacher": teacher,
             "seed": seed,
             "data": {"source": source, "config": config, "held_out": held_out},
-            "choose": {"to": size, "grid": grid},
+            "choose": {
+                "to": size,
+                "grid": grid,
+                "limits": {"weights": ceiling, "latency": ceiling},
+                "device": "h100",
+            },
             "distill": {"learning_rate": rate, "min_learning_rate": 0, "warmup": warmup},
             "report": {"prompts": prompts},
         }
@@ -231,17 +273,47 @@ distill:
         (SMALLEST + "data: 3\n", "data: 3 is not a section"),
         (SMALLEST + "  axes: ffn\n", "'ffn' is not a list"),
         (SMALLEST + "  axes: [ffn, ffn]\n", "each axis once"),
+        (SMALLEST + "score: {measure: tailor}", "Did you mean 'taylor'?"),
+        (SMALLEST + "score: {measure: random, batch: mean}", "measure random has none"),
+        (SMALLEST + "score: {rounds: 0}", "score.rounds"),
         (SMALLEST + "  grid: {ffn: [64], ffn_ratio: [2.5]}\n", "the same thing twice"),
         (SMALLEST + "  grid: {hiden: [64]}\n", "Did you mean 'hidden'?"),
         (SMALLEST + "  grid: {hidden: []}\n", "one or more sizes"),
         (SMALLEST + "  tolerance: null\n", "tolerance is needed"),
         (SMALLEST + "distill: {clip_norm: 0}\n", "distill.clip_norm: 0.0 does not fit"),
         (SMALLEST + "distill: {min_learning_rate: 1}\n", "above learning_rate"),
+        (SMALLEST + "distill: {loss: kl}\n", "'kl' is not one of forward_kl"),
+        (SMALLEST + "distill: {temperature: 0}\n", "distill.temperature: 0.0 does not fit"),
+        (SMALLEST + "distill: {loss: mse, temperature: 2}\n", "no meaning for mse"),
+        (SMALLEST + "distill: {jsd_beta: 0.3}\n", "belongs to jensen_shannon"),
+        (SMALLEST + "distill: {loss: jensen_shannon, jsd_beta: 1}\n", "jsd_beta: 1.0 does not fit"),
+        (SMALLEST + "distill: {top_k: 0}\n", "distill.top_k: 0 does not fit"),
+        (SMALLEST + "distill: {lm_weight: -1}\n", "distill.lm_weight: -1.0 does not fit"),
+        (SMALLEST + "distill: {hidden: true}\n", "True is not a section"),
+        (
+            SMALLEST + "distill: {hidden: {layer: {1: 1}}}\n",
+            "hidden.layer: unknown key. Did you mean 'layers'?",
+        ),
+        (SMALLEST + "distill: {hidden: {parts: [outputs]}}\n", "Did you mean 'output'?"),
+        (SMALLEST + "distill: {hidden: {parts: [output, output]}}\n", "each part once"),
+        (SMALLEST + "distill: {hidden: {layers: {29:13}}}\n", "a space behind its colon"),
+        (SMALLEST + "distill: {hidden: {layers: {1.5: 1}}}\n", "1.5 is not a layer"),
+        (SMALLEST + "distill: {hidden: {layers: {last: 1, -1: 2}}}\n", "named twice"),
+        (SMALLEST + "distill: {hidden: {parts: [embedding], layers: {1: 1}}}\n", "layers are for output"),
+        (SMALLEST + "distill: {hidden: {parts: [output], layers: {}}}\n", "layers are for output"),
+        (SMALLEST + "distill: {hidden: {parts: [attention], measure: mse}}\n", "a measure of its own"),
+        (SMALLEST + "distill: {hidden: {alpha: 0}}\n", "not above zero"),
+        (SMALLEST + "distill: {hidden: {alpha: dynamo}}\n", "neither dynamic nor a number"),
         (SMALLEST + "distill: {tokens: 1k}\n", "do not fill one batch_tokens"),
         (SMALLEST + "distill: {batch_tokens: 8k}\n", "less than distill.micro_rows (4) rows"),
         (SMALLEST + "distill: {warmup: 4k}\n", "warmup takes all"),
         (SMALLEST + "distill: {warmup: 100%}\n", "warmup takes all"),
         (SMALLEST + "  trial_tokens: 200M\n", "a trial is the shorter run"),
+        (SMALLEST + "  halving: 4\n", "choose.halving: 4 does not fit"),
+        (SMALLEST + "  halving: 1\n  rank: loss\n", "rank: loss has none"),
+        (SMALLEST + "  limits: {latency: 40ms}\n", "set device to here"),
+        (SMALLEST + "  limits: {latancy: 40ms}\n", "Did you mean 'latency'?"),
+        (SMALLEST + "  device: h10\n", "Did you mean 'h100'?"),
         (SMALLEST + "data: {config: en}\n", "config belongs to a hub dataset"),
         (SMALLEST + "data: {held_out: 60%}\n", "data.held_out"),
         (SMALLEST + "data: {held_out: 5%}\n", "Write 8%"),
@@ -291,6 +363,24 @@ def test_the_commented_recipe_reads_back_and_explains_every_key():
     assert [line for line in text.splitlines() if line and "#" not in line and "kind" not in line] == []
 
 
+def test_layers_are_named_from_either_end_and_written_back_in_the_same_speech():
+    said = "distill: {hidden: {layers: {29: 13, last-2: -3, '4': last}, alpha: 0.5}}\n"
+    read = recipe(SMALLEST + said)
+    assert read.distill.hidden.layers == {29: 13, -3: -3, 4: -1}
+    for text in (dump(read), commented(read)):
+        assert "last-2: last-2" in text
+        assert recipe(text) == read
+    assert [line for line in commented(read).splitlines() if line and "#" not in line] == ["kind: compress"]
+
+
+def test_hidden_states_are_left_alone_unless_asked_and_then_taught_as_the_paper_advises():
+    assert recipe().distill.hidden is None
+    hidden = recipe(SMALLEST + "distill: {hidden: {}}\n").distill.hidden
+    assert (set(hidden.parts), hidden.layers) == ({"embedding", "output"}, {-3: -3})
+    assert (hidden.measure, hidden.alpha) == ("cosine", "dynamic")
+    assert recipe(SMALLEST + "distill: {hidden: {parts: [embedding]}}\n").distill.hidden.layers == {}
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(RecipeError, match="there is no such recipe"):
         load(tmp_path / "absent.yaml", CompressRecipe)
@@ -299,3 +389,53 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot be read"):
         load(tmp_path / "recipe.yaml", CompressRecipe)
+
+
+TEACHERS = SMALLEST + "correct:\n  when: {when}\ndistill:\n  cache: {cache}\n"
+
+
+def test_sections_about_the_teacher_survive_being_written():
+    for text in (
+        TEACHERS.format(when="before", cache="{top_k: 100, samples: 8, path: kept}"),
+        SMALLEST + "correct: {when: alongside, learning_rate: 1e-5}\n",
+        SMALLEST + "correct: {tokens: 20%, warmup: 3}\n",
+    ):
+        found = recipe(text)
+        assert recipe(dump(found)) == found
+        assert recipe(commented(found)) == found
+
+
+def test_a_correction_takes_the_distillations_amounts_and_the_papers_warmup():
+    tokens, warmup = "distill: {tokens: 1000M, batch_tokens: 256k}\n", 120
+    first = recipe(SMALLEST + tokens + "correct: {}\n")
+    assert first.correct_tokens == first.distill.tokens == 10**9
+    assert first.correct_warmup_steps(first.steps(first.correct_tokens)) == warmup < first.warmup_steps(3906)
+    part = recipe(SMALLEST + tokens + "correct: {tokens: 10%, warmup: 10%}\n")
+    assert part.correct_tokens == 10**8
+    assert part.correct_warmup_steps(400) == 40
+    assert recipe(SMALLEST + "correct: {}\n").correct_warmup_steps(40) == 2
+    assert recipe(SMALLEST + "correct: {when: alongside}\n").correct_tokens == recipe().correct_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (TEACHERS.format(when="alongside", cache="{}"), "correct.when is alongside"),
+        (SMALLEST + "correct: {when: alongside, tokens: 1M}\n", "tokens is the student's"),
+        (SMALLEST + "correct: {when: alongside, warmup: 5}\n", "warmup is the student's"),
+        (SMALLEST + "correct: {warmup: 100%}\n", "correct.warmup takes all"),
+        (SMALLEST + "distill: {cache: {samples: 0}}\n", "distill.cache.samples"),
+        (SMALLEST + "distill: {cache: {sample: 8}}\n", "Did you mean 'samples'?"),
+        (SMALLEST + "correct: {when: after}\n", "'after' is not one of before, alongside"),
+    ],
+)
+def test_teachers_that_cannot_be(text, said):
+    assert said in complaint(text)
+
+
+def test_losses_that_need_a_live_teacher_are_refused_by_name():
+    usual = SimpleNamespace(**FORWARD_KL)
+    refuse_other_losses(usual, "a cached teacher")
+    for key, value in {"loss": "reverse_kl", "top_k": 50, "lm_weight": 0.5, "hidden": object()}.items():
+        with pytest.raises(ValueError, match=rf"distill\.{key} .*a cached teacher serves forward KL"):
+            refuse_other_losses(SimpleNamespace(**{**FORWARD_KL, key: value}), "a cached teacher")

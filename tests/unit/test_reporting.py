@@ -16,7 +16,8 @@ import yaml
 from niwaki.errors import RunError
 from niwaki.reporting import figures
 from niwaki.reporting.card import public_name, write_card
-from niwaki.reporting.collect import Candidate, Curve, Importance, collect
+from niwaki.reporting.collect import collect
+from niwaki.reporting.facts import Candidate, Curve, Importance
 from niwaki.reporting.figures.ranking import MAX_ROWS, ordered
 from niwaki.reporting.figures.svg import Scale
 from niwaki.reporting.figures.svg import tag as element_of
@@ -293,6 +294,7 @@ def test_what_was_cut_is_marked_and_dropped_layers_are_cut_whole():
         ffn=[[4.0, 1.0, 3.0, 2.0]] * 3,
         group=[[[1.0, 2.0], [4.0, 3.0]]] * 3,
         hidden=[3.0, 1.0, 2.0],
+        measure="activation",
         num_samples=1,
         sequence_length_tokens=8,
     )
@@ -316,6 +318,64 @@ def test_candidates_are_ranked_after_training_and_the_chosen_one_is_never_left_o
     drawing = figures.ranking(many, 760.0)
     assert len(shapes(drawing, "row-chosen")) == 1
     assert len(shapes(drawing, "ring plain")) == MAX_ROWS - 1
+
+
+def test_a_candidate_that_stopped_early_is_behind_those_that_did_not():
+    short = Candidate({"layer": 2}, 100, 2.0, 1.0, [], False, stopped="worse half")
+    full = Candidate({"layer": 3}, 100, 2.0, 1.5, [], True)
+    assert ordered([short, full]) == [full, short]
+
+
+def choice_of(run):
+    return collect(run).choice
+
+
+def test_ranks_are_drawn_by_step_and_stopped_trials_end_in_rings(run):
+    drawing = figures.bump(choice_of(run).settled, choice_of(run).candidates, 760.0)
+    assert len(shapes(drawing, "line plain")) == 11
+    (chosen,) = shapes(drawing, "line distilled")
+    heights = [float(point.split(" ")[1]) for point in chosen.get("d")[1:].split("L")]
+    assert heights[0] > heights[-1] == min(heights)
+    assert len(shapes(drawing, "ring")) == 3
+    # 12 candidates with 10 points each, but for three that stopped at 2, 5 and 2 of them
+    assert len(shapes(drawing, "dot plain")) == 9 * 10 + 2 + 5 + 2 - 3 - 10
+    assert len(shapes(drawing, "border")) == 1
+
+
+def test_a_ranking_that_never_settled_is_said_so(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+    text = Elements(write_report(run).read_text()).text
+    assert "The chosen shape was first from step 40 of 100 on; the order of the others never settled" in text
+    assert "8.11\u202fM tokens of trials instead of 9.83\u202fM" in text
+    edit(run / "2-choose" / "candidates.json", lambda found: found["settled"].update(winner_step=None))
+    text = Elements(write_report(run).read_text()).text
+    assert "The first place still changed at the end of the trials, step 100" in text
+    assert "first from here on" not in text
+
+
+def test_fronts_are_drawn_for_every_cost_that_is_known(run):
+    choice = choice_of(run)
+    drawing = figures.pareto(choice.candidates, choice.fronts, 760.0)
+    assert len(shapes(drawing, "line front")) == 3
+    assert len(shapes(drawing, "dot chosen")) == 3
+    assert len(shapes(drawing, "ring plain")) == 3 * 3
+    knees = [front.knee for front in choice.fronts.values() if front.knee is not None]
+    assert len(shapes(drawing, "knee")) == len(knees) > 0
+    known = {"num_parameters": choice.fronts["num_parameters"]}
+    assert len(shapes(figures.pareto(choice.candidates, known, 346.0), "line front")) == 1
+
+
+def test_a_run_that_ranked_without_trials_or_costs_has_neither_picture(tmp_path):
+    run = fake_run.write_fake_run(tmp_path / "run")
+
+    def spoil(found):
+        for name in ("settled", "pareto", "trial_tokens"):
+            del found[name]
+
+    edit(run / "2-choose" / "candidates.json", spoil)
+    page = write_report(run).read_text()
+    assert "Their ranks on the way" not in page
+    assert "Loss against cost" not in page
 
 
 def test_curves_without_points_or_spread_still_draw():
@@ -345,6 +405,22 @@ def test_the_held_out_loss_is_the_cross_entropy_not_what_was_minimised(tmp_path)
     assert collect(run).curves["distilled"] == Curve(
         training=[(100.0, 2.0)], held_out=[(0.0, 6.0), (100.0, 3.0)]
     )
+
+
+def test_the_dropped_layers_are_named_and_drawn_among_those_that_were_tried(run, page, tmp_path):
+    trim = json.loads((run / "3-trim" / "model" / "trim.json").read_text())
+    assert f"Layers dropped: {', '.join(trim['dropped_layers'])}." in Elements(page).text
+    assert "Which layers to leave out" in page
+    dropped = [int(name.rpartition(".")[2]) for name in trim["dropped_layers"]]
+    marked = re.findall(r"<title>dropped: [\d.]+ at (\d+)</title>", page)
+    assert sorted(map(int, marked)) == sorted(dropped * 2)  # wide and narrow
+
+    whole = fake_run.write_fake_run(tmp_path / "whole")
+    edit(whole / "3-trim" / "model" / "trim.json", lambda trim: trim.update(dropped_layers=[]))
+    edit(whole / "3-trim" / "model" / "trim.json", lambda trim: trim["keep"].pop("layer"))
+    page = write_report(whole).read_text(encoding="utf-8")
+    assert "dropped:" not in page
+    assert "Which layers to leave out" not in page
 
 
 def test_a_task_without_accuracy_is_shown_by_its_own_metrics(tmp_path):

@@ -234,15 +234,14 @@ def test_sequence_aggregations_that_were_not_kept_are_refused_by_name(model):
         score(model, Rows(tokens()), num_samples=2, sequence=("median",))
 
 
-def test_neurons_of_fused_experts_are_refused_by_name_and_the_rest_is_scored():
+def test_axes_that_the_family_does_not_have_are_refused_by_name():
     model = build("mixtral", num_local_experts=4, num_experts_per_tok=2)
-    with pytest.warns(UserWarning, match="effn, expert cannot be scored"):
-        scores = score(model, Rows(tokens()), num_samples=2)
-    assert scores.axes == ("hidden", "group", "layer")
-    with pytest.raises(FamilyError, match="'effn' has no scores; this file holds hidden, group, layer"):
+    with pytest.raises(FamilyError, match=r"mixtral: axes ffn cannot be scored.*layer, expert, effn"):
+        score(model, Rows(tokens()), num_samples=2, axes=("hidden", "ffn"))
+    scores = score(model, Rows(tokens()), num_samples=2, axes=("hidden", "expert"))
+    assert scores.axes == ("hidden", "expert")
+    with pytest.raises(FamilyError, match="'effn' has no scores; this file holds hidden, expert"):
         scores.importance("effn")
-    with pytest.raises(FamilyError, match="expert cannot be scored"):
-        score(model, Rows(tokens()), num_samples=2, axes=("hidden", "expert"))
 
 
 def test_only_the_axes_asked_for_are_scored(model):

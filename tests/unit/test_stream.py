@@ -35,6 +35,13 @@ def test_another_seed_is_another_order():
     assert orders[0] != orders[1]
 
 
+def test_a_place_finds_the_row_in_the_text_whatever_the_order():
+    text, shuffled = Rows(TOKENS, sequence_length=10), Rows(TOKENS, sequence_length=10, seed=7)
+    for index in range(25):
+        row = shuffled.take(index, 1)["inputs"]
+        assert torch.equal(row, text.take(shuffled.place(index), 1)["inputs"])
+
+
 def test_too_few_tokens_are_refused_with_their_number():
     with pytest.raises(DataError, match="10 tokens are too few for one row of 10"):
         Rows(TOKENS[:10], sequence_length=10)

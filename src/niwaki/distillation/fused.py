@@ -5,7 +5,8 @@ logits of a few hundred tokens exist at a time. Their gradient is taken at once,
 only the gradients of hidden states and head are kept, so nothing is computed twice and `backward` merely
 scales. What remains is close to the matrix products themselves (benchmarks/fused_kl).
 
-A `Criterion` says which loss. The walk over chunks, the head and its gradients know nothing of it.
+A `Criterion` says which loss (`criteria` has ours). The walk over chunks, the head and its gradients know
+nothing of it.
 
 Shapes: N tokens that count, V vocabulary, D hidden size; C tokens of a chunk (whose logits exist at the
 same time), R of a block (small enough for the elementwise passes to stay in the processor's cache).
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from niwaki.distillation.criteria import CrossEntropy, LogitLoss, ToTeacher
+from niwaki.distillation.projection import Projection, wide, wide_dtype
 from niwaki.ground.head import Head
 
 CHUNK_TOKENS = 256
@@ -47,8 +50,8 @@ def linear_kl(
         mask: [..] bool.
         chunk_tokens: C. Memory grows with it; below 128 the matrix products slow down.
     """
-    criterion = _ForwardKL(teacher_hidden[mask], teacher_head)
-    total, _ = _reduce(student_hidden[mask], student_head, criterion, chunk_tokens)
+    criterion = ToTeacher(teacher_hidden[mask], teacher_head)
+    total, _ = reduce_tokens(student_hidden[mask], student_head, criterion, chunk_tokens=chunk_tokens)
     return total
 
 
@@ -63,11 +66,11 @@ def linear_cross_entropy(
         mask: [..] bool. Targets outside it are never read.
         chunk_tokens: as in `linear_kl`, like all that is said there of gradients and autocast.
     """
-    total, _ = _reduce(hidden[mask], head, _CrossEntropy(targets[mask]), chunk_tokens)
+    total, _ = reduce_tokens(hidden[mask], head, CrossEntropy(targets[mask]), chunk_tokens=chunk_tokens)
     return total
 
 
-def linear_kl_and_cross_entropy(
+def linear_distillation(
     student_hidden: Tensor,
     student_head: Head,
     teacher_hidden: Tensor,
@@ -75,19 +78,52 @@ def linear_kl_and_cross_entropy(
     targets: Tensor,
     mask: Tensor,
     *,
+    loss: LogitLoss = "forward_kl",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    jsd_beta: float = 0.5,
+    lm_weight: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,
-) -> tuple[Tensor, Tensor]:
-    """`linear_kl`, and the student's cross-entropy summed over the same tokens, which has no gradient.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Any logit loss to a teacher, mixed with `lm_weight` times the cross-entropy on the text.
 
-    The second costs next to nothing, since the student's log-probabilities are there already.
+    Equals the function of that name in `losses`, summed; gradients, autocast and masks as in `linear_kl`.
+
+    Args:
+        targets: [..] int64. Targets outside the mask are never read.
+        loss, temperature, top_k: which loss; see `losses`.
+        jsd_beta: `beta` of `losses.jensen_shannon`; the others have none.
+        lm_weight: weight of the cross-entropy beside the loss, 0 in both papers' best setting.
+
+    Returns:
+        The total, with its gradient; the loss alone and the cross-entropy alone, which have none and cost
+        next to nothing.
     """
-    criterion = _ForwardKL(teacher_hidden[mask], teacher_head, targets[mask])
-    total, sums = _reduce(student_hidden[mask], student_head, criterion, chunk_tokens)
-    return total, sums[1]
+    criterion = ToTeacher(
+        teacher_hidden[mask],
+        teacher_head,
+        targets[mask],
+        loss=loss,
+        temperature=temperature,
+        top_k=top_k,
+        jsd_beta=jsd_beta,
+        lm_weight=lm_weight,
+    )
+    total, sums = reduce_tokens(
+        student_hidden[mask],
+        student_head,
+        criterion,
+        chunk_tokens=chunk_tokens,
+        of_logits=criterion.of_logits,
+    )
+    return total, sums[-2], sums[-1]
 
 
 class Criterion(Protocol):
-    """A loss that is a function of each token's log-probabilities. Only its first row has a gradient."""
+    """A loss that is a function of each token's log-probabilities. Only its first row has a gradient.
+
+    With `reduce_tokens(of_logits=True)` it reads the logits themselves in their place.
+    """
 
     num_losses: int
 
@@ -95,7 +131,7 @@ class Criterion(Protocol):
         """Prepare for the blocks of these tokens."""
         ...
 
-    def losses(self, log_probs: Tensor, tokens: slice, *, gradient: bool) -> Tensor:
+    def losses(self, log_probs: Tensor, /, tokens: slice, *, gradient: bool) -> Tensor:
         """[num_losses, R] losses of [R, V] log-probabilities.
 
         With `gradient`, leaves the gradient of the first loss by the *logits* in `log_probs`.
@@ -103,77 +139,16 @@ class Criterion(Protocol):
         ...
 
 
-class _CrossEntropy:
-    num_losses = 1
-
-    def __init__(self, targets: Tensor) -> None:
-        self.targets = targets
-
-    def start_chunk(self, tokens: slice) -> None:
-        pass
-
-    def losses(self, log_probs: Tensor, tokens: slice, *, gradient: bool) -> Tensor:
-        targets = self.targets[tokens, None]
-        losses = -log_probs.gather(-1, targets).T
-        if gradient:
-            log_probs.exp_().scatter_add_(-1, targets, log_probs.new_full(targets.shape, -1.0))
-        return losses
-
-
-class _ForwardKL:
-    def __init__(self, hidden: Tensor, head: Head, targets: Tensor | None = None) -> None:
-        self.projection = _Projection(hidden.detach(), head)
-        self.cross_entropy = None if targets is None else _CrossEntropy(targets)
-        self.num_losses = 1 if targets is None else 2
-
-    def start_chunk(self, tokens: slice) -> None:
-        self.first = tokens.start
-        self.products = self.projection.products(tokens)
-
-    def losses(self, log_probs: Tensor, tokens: slice, *, gradient: bool) -> Tensor:
-        block = self.products[tokens.start - self.first : tokens.stop - self.first]
-        log_teacher = torch.log_softmax(self.projection.head.finish(_wide(block)), dim=-1)
-        teacher = log_teacher.exp()
-        losses = log_teacher.sub_(log_probs).mul_(teacher).sum(dim=-1)[None]
-        if self.cross_entropy is not None:
-            losses = torch.cat([losses, self.cross_entropy.losses(log_probs, tokens, gradient=False)])
-        if gradient:
-            log_probs.exp_().sub_(teacher)
-        return losses
-
-
-class _Projection:
-    """hidden @ weight.T + bias of one chunk after another, in one buffer."""
-
-    def __init__(self, hidden: Tensor, head: Head) -> None:
-        self.dtype = _product_dtype(hidden)
-        self.hidden = hidden.to(self.dtype)
-        self.head = head
-        self.weight = head.weight.detach().to(self.dtype)
-        self.bias = None if head.bias is None else head.bias.detach().to(self.dtype)
-        self._buffer: Tensor | None = None
-
-    def products(self, tokens: slice) -> Tensor:
-        """[C, V]; valid until the next call, and free to be overwritten."""
-        hidden = self.hidden[tokens]
-        if self._buffer is None:
-            self._buffer = hidden.new_empty(len(hidden), len(self.weight))
-        products = self._buffer[: len(hidden)]
-        if self.bias is None:
-            return torch.mm(hidden, self.weight.T, out=products)
-        return torch.addmm(self.bias, hidden, self.weight.T, out=products)
-
-
 class _Gradients:
     """Gradients of hidden states, weight and bias: None where nobody asked."""
 
-    def __init__(self, projection: _Projection, needed: tuple[bool, bool, bool]) -> None:
+    def __init__(self, projection: Projection, needed: tuple[bool, bool, bool]) -> None:
         hidden, weight, bias = projection.hidden, projection.weight, projection.bias
-        wide = _wide_dtype(weight.dtype)
+        summed_in = wide_dtype(weight.dtype)
         self.projection = projection
         self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight, dtype=wide) if needed[1] else None
-        self.bias = torch.zeros_like(bias, dtype=wide) if needed[2] and bias is not None else None
+        self.weight = torch.zeros_like(weight, dtype=summed_in) if needed[1] else None
+        self.bias = torch.zeros_like(bias, dtype=summed_in) if needed[2] and bias is not None else None
 
     def add(self, tokens: slice, products_grad: Tensor) -> None:
         """Carry the gradient of one chunk's products [C, V] back through the linear map."""
@@ -198,12 +173,13 @@ class _LinearLoss(torch.autograd.Function):
         head: Head,
         criterion: Criterion,
         chunk_tokens: int,
+        of_logits: bool,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
-        projection = _Projection(hidden, head)
+        projection = Projection(hidden, head)
         gradients = _Gradients(projection, ctx.needs_input_grad[:3]) if grad_enabled else None
         with torch.autocast(hidden.device.type, enabled=False):
-            sums = _walk(projection, criterion, gradients, chunk_tokens)
+            sums = _walk(projection, criterion, gradients, chunk_tokens, of_logits)
         if gradients is not None:
             ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
             ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
@@ -220,37 +196,58 @@ class _LinearLoss(torch.autograd.Function):
             None if grad is None else grad.mul_(grad_total).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
-def _reduce(hidden: Tensor, head: Head, criterion: Criterion, chunk_tokens: int) -> tuple[Tensor, Tensor]:
-    """Sum of the first loss, with gradients, and [num_losses] sums without. `hidden` is [N, D]."""
+def reduce_tokens(
+    hidden: Tensor,
+    head: Head,
+    criterion: Criterion,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+    of_logits: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Sum a criterion over all tokens of `hidden` [N, D], the input of `head`.
+
+    Args:
+        criterion: called for one block of tokens after another, in order.
+        of_logits: the criterion reads logits, where otherwise it reads log-probabilities.
+
+    Returns:
+        The sum of its first loss, with gradients to `hidden` and the head; and [num_losses] sums without.
+    """
     total, sums = _LinearLoss.apply(
-        hidden, head.weight, head.bias, head, criterion, chunk_tokens, torch.is_grad_enabled()
+        hidden, head.weight, head.bias, head, criterion, chunk_tokens, of_logits, torch.is_grad_enabled()
     )
     return total, sums
 
 
 def _walk(
-    projection: _Projection, criterion: Criterion, gradients: _Gradients | None, chunk_tokens: int
+    projection: Projection,
+    criterion: Criterion,
+    gradients: _Gradients | None,
+    chunk_tokens: int,
+    of_logits: bool,
 ) -> Tensor:
     """[num_losses] sums over all tokens; adds to `gradients` on the way."""
     num_tokens, (vocab, _) = len(projection.hidden), projection.weight.shape
     on_cpu = projection.hidden.device.type == "cpu"
     block_tokens = max(1, _BLOCK_ELEMENTS // vocab) if on_cpu else chunk_tokens
     losses = projection.hidden.new_empty(
-        (criterion.num_losses, num_tokens), dtype=_wide_dtype(projection.dtype)
+        (criterion.num_losses, num_tokens), dtype=wide_dtype(projection.dtype)
     )
     for chunk in _slices(0, num_tokens, chunk_tokens):
         products = projection.products(chunk)
         criterion.start_chunk(chunk)
         for tokens in _slices(chunk.start, chunk.stop, block_tokens):
             block = products[tokens.start - chunk.start : tokens.stop - chunk.start]
-            logits = projection.head.finish(_wide(block))
-            log_probs = torch.log_softmax(logits, dim=-1)
-            losses[:, tokens] = criterion.losses(log_probs, tokens, gradient=gradients is not None)
+            logits = projection.head.finish(wide(block))
+            scores = logits if of_logits else torch.log_softmax(logits, dim=-1)
+            if of_logits and projection.head.softcap is not None:
+                scores = logits.clone()  # the way back through the cap needs them
+            losses[:, tokens] = criterion.losses(scores, tokens, gradient=gradients is not None)
             if gradients is not None:
-                block.copy_(_unfinish(log_probs, logits, projection.head))
+                block.copy_(_unfinish(scores, logits, projection.head))
         if gradients is not None:
             gradients.add(chunk, products)
     return losses.sum(dim=1)
@@ -265,19 +262,3 @@ def _unfinish(logits_grad: Tensor, logits: Tensor, head: Head) -> Tensor:
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(i, min(i + step, stop)) for i in range(start, stop, step))
-
-
-def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """What a linear layer would compute in: autocast leaves float64 alone."""
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return hidden.dtype
-
-
-def _wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(_wide_dtype(tensor.dtype))

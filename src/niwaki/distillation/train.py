@@ -1,4 +1,4 @@
-"""Train a student on what its teacher would say: forward KL on logits, no LM loss (Minitron 2.4 and 2.5).
+"""Train a student on what its teacher would say: by default forward KL on logits, no LM loss (Minitron 2.5).
 
 In: two models that share a tokenizer, and rows of text. Out: the student trained in place, and what
 `ground.loop.fit` writes. The losses here are functions `loss(model, batch)` for that loop, which calls
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from niwaki.distillation.fused import linear_cross_entropy, linear_kl_and_cross_entropy
+from niwaki.distillation.criteria import LogitLoss, check_options
+from niwaki.distillation.fused import linear_cross_entropy, linear_distillation
+from niwaki.distillation.hidden import HiddenLoss, Lifted, check_hidden, hidden_term, listening
 from niwaki.errors import CheckpointError
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.loop import FitResult, Loss, RowSource, fit
@@ -38,27 +40,50 @@ def distill(
     batch_rows: int,
     micro_rows: int,
     learning_rate: float,
+    loss: LogitLoss = "forward_kl",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    jsd_beta: float = 0.5,
+    lm_weight: float = 0.0,
+    hidden: HiddenLoss | None = None,
     **options: Any,
 ) -> FitResult:
-    """Train `student` in place towards `teacher`: forward KL on logits at temperature 1.
+    """Train `student` in place towards `teacher`, by default with forward KL on logits at temperature 1.
 
     The teacher computes in its own dtype, without gradients, on the device of the batch.
 
     Args:
         rows: text in the tokens of both; each micro-batch goes through both models.
+        loss, temperature, top_k, jsd_beta: of the logits; see `fused.linear_distillation`.
+        lm_weight: weight of the cross-entropy on the text beside it.
+        hidden: brings hidden states together as well. With it the loop trains a `Lifted`, whose map is in the
+            snapshots and not in the student.
         options: the other keyword arguments of `ground.loop.fit`, which says what all of them mean.
 
     Raises:
         CheckpointError: the vocabularies differ in size, or a head is not as `ground.head` describes it.
+        RecipeError: options of the loss that cannot work, such as a layer map out of range.
+        FamilyError: `hidden` for a family without an axis table.
         TrainingError: see `fit`.
     """
     check_same_vocabulary(student, teacher)
+    of_logits: dict[str, Any] = {
+        "loss": loss,
+        "temperature": temperature,
+        "top_k": top_k,
+        "jsd_beta": jsd_beta,
+    }
+    check_options(**of_logits, vocab_size=len(split_head(teacher)[1].weight))
     for model in (student, teacher):
         check_head(model)
+    trained: nn.Module = student
+    if hidden is not None:
+        check_hidden(hidden, student=student.config, teacher=teacher.config)
+        trained = Lifted(student, teacher=teacher.config, seed=options.get("seed", 0))
     return fit(
-        student,
+        trained,
         rows,
-        kl_to(teacher),
+        distillation_loss(teacher, **of_logits, lm_weight=lm_weight, hidden=hidden),
         out=out,
         num_steps=num_steps,
         batch_rows=batch_rows,
@@ -68,21 +93,43 @@ def distill(
     )
 
 
-def kl_to(teacher: PreTrainedModel) -> Loss:
-    """The loss KL(teacher || student); `cross_entropy` on the text is reported beside it."""
+def distillation_loss(
+    teacher: PreTrainedModel,
+    *,
+    loss: LogitLoss = "forward_kl",
+    hidden: HiddenLoss | None = None,
+    **options: Any,
+) -> Loss:
+    """The loss to a live teacher, whose parts and the `cross_entropy` on the text are reported beside it.
+
+    Args:
+        hidden: with it, the module to be trained is a `Lifted`.
+        options: the other options of `fused.linear_distillation`.
+    """
     teacher.eval()
+    name = "kl" if loss == "forward_kl" else loss
 
-    def loss(student: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def to_teacher(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        student = model if hidden is None else model.get_submodule("student")
         teacher.to(batch["inputs"].device)
-        with torch.no_grad():
+        with torch.no_grad(), listening(teacher, hidden, role="teacher") as theirs:
             teacher_hidden, teacher_head = hidden_states(teacher, batch["inputs"])
-        student_hidden, student_head = hidden_states(student, batch["inputs"])
-        kl, cross_entropy = linear_kl_and_cross_entropy(
-            student_hidden, student_head, teacher_hidden, teacher_head, batch["targets"], batch["mask"]
+        with listening(student, hidden, role="student") as ours:
+            student_hidden, student_head = hidden_states(student, batch["inputs"])
+        models = student_hidden, student_head, teacher_hidden, teacher_head
+        total, divergence, cross_entropy = linear_distillation(
+            *models, batch["targets"], batch["mask"], loss=loss, **options
         )
-        return kl, {"kl": kl.detach(), "cross_entropy": cross_entropy}
+        metrics = {name: divergence, "cross_entropy": cross_entropy}
+        if hidden is not None:
+            lift = model.get_submodule("lift")
+            term, parts = hidden_term(
+                hidden, ours, theirs, lift=lift, mask=batch["mask"], logit_loss=divergence
+            )
+            total, metrics = total + term, metrics | parts
+        return total, metrics
 
-    return loss
+    return to_teacher
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -41,12 +41,13 @@ class TaskResult:
     """What a model reached on one task (or group of tasks).
 
     `metrics` and `stderr` map a metric's name to its value and standard error (None where lm-eval has none);
-    `scores` maps a metric to its value for each question in order, for paired comparisons, and is empty for
-    a group. Equal `hash` means the same questions.
+    `higher_is_better` says which way a metric goes. `scores` maps a metric to its value for each question in
+    order, for paired comparisons, and is empty for a group. Equal `hash` means the same questions.
     """
 
     metrics: dict[str, float]
     stderr: dict[str, float | None]
+    higher_is_better: dict[str, bool]
     scores: dict[str, list[float]]
     num_questions: int
     version: str
@@ -79,10 +80,7 @@ def run_tasks(
     try:
         from niwaki.evaluation.shared_prefix import SharedPrefixLM
     except ImportError as error:
-        raise EvaluationError(
-            f"tasks {', '.join(tasks)}: lm-eval is not installed ({error}).",
-            "Run: pip install 'niwaki[eval]'",
-        ) from error
+        raise _not_installed(tasks, error) from error
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise EvaluationError(
             "the tokenizer has neither a beginning-of-text nor an end-of-text token.", "Set its `eos_token`."
@@ -110,8 +108,10 @@ def find_tasks(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
 
     Raises EvaluationError for a task that is nowhere, with the nearest names.
     """
-    from lm_eval.tasks import TaskManager
-
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise _not_installed(tasks, error) from error
     if include_path is not None:
         if not Path(include_path).is_dir():
             raise EvaluationError(
@@ -129,6 +129,12 @@ def find_tasks(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
                 f"Did you mean {', '.join(near)}?" if near else "List all names with: lm-eval ls tasks",
             )
     return manager
+
+
+def _not_installed(tasks: Sequence[str], error: ImportError) -> EvaluationError:
+    return EvaluationError(
+        f"tasks {', '.join(tasks)}: lm-eval is not installed ({error}).", "Run: pip install 'niwaki[eval]'"
+    )
 
 
 def _evaluate(lm: LM, manager: TaskManager, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
@@ -155,9 +161,12 @@ def _result(task: str, raw: dict[str, Any]) -> TaskResult:
         error: Any = raw["results"][task].get(f"{metric}_stderr,{filter_name}")
         stderr[name] = float(error) if isinstance(error, int | float) else None
     leaves = _leaves(task, raw)
+    directions = raw["higher_is_better"].get(task, {})
     return TaskResult(
         metrics=metrics,
         stderr=stderr,
+        # lm-eval leaves it open (None) where the tasks of a group differ.
+        higher_is_better={name: directions.get(name.partition(",")[0]) is not False for name in metrics},
         scores=_scores(metrics, raw["samples"].get(task, [])),
         num_questions=sum(raw["n-samples"][leaf]["effective"] for leaf in leaves),
         version=str(raw["versions"].get(task)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,10 @@ from transformers import PreTrainedModel
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.mode import evaluating
 from niwaki.ground.head import Head, check_head, split_head
+from niwaki.ground.layers import only_layers
 from niwaki.ground.stats import Interval, bootstrap_mean
 from niwaki.ground.stream import Batch, Rows
+from niwaki.ground.streamed import decode, is_streamed, rows_at_once
 
 CHUNK_TOKENS = 256
 
@@ -83,12 +85,11 @@ def held_out_loss(
         for each in (model, teacher):
             if each is not None:
                 stack.enter_context(evaluating(each))
-        for start in range(0, num_rows, batch_rows):
-            batch = rows.take(start, min(batch_rows, num_rows - start))
-            row_nats, row_divergences = _row_sums(model, teacher, batch)
+        for start, batch, hidden in _decoded(model, rows, num_rows, batch_rows):
+            row_nats, row_divergences = _row_sums(model, hidden, teacher, batch)
             _check_finite(row_nats, start)
             if start == 0:  # after the first loss, so that NaN weights are reported as what they are
-                check_head(model)
+                _check_head(model)
             nats += row_nats.tolist()
             divergences += row_divergences.tolist()
             counts += batch["mask"].sum(dim=1).tolist()
@@ -105,16 +106,38 @@ def held_out_loss(
     )
 
 
-def _row_sums(model: PreTrainedModel, teacher: PreTrainedModel | None, batch: Batch) -> tuple[Tensor, Tensor]:
+def _decoded(
+    model: PreTrainedModel, rows: Rows, num_rows: int, batch_rows: int
+) -> Iterator[tuple[int, Batch, Tensor]]:
+    """First row, batch and last hidden states at the scored positions [N, D], batch after batch."""
+    row_tokens = rows.take(0, 1)["inputs"].shape[1]
+    at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=row_tokens)
+    for first in range(0, num_rows, at_once):
+        end = min(first + at_once, num_rows)
+        starts = range(first, end, batch_rows)
+        batches = [rows.take(start, min(batch_rows, end - start)) for start in starts]
+        arguments = [{"input_ids": batch["inputs"].to(model.device)} for batch in batches]
+        for start, batch, hidden in zip(starts, batches, decode(model, arguments), strict=True):
+            yield start, batch, hidden[batch["mask"].to(model.device)]
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    # What follows the layers can be seen with one of them; a streamed model would read all of them.
+    with only_layers(model, [0]) if is_streamed(model) else nullcontext():
+        check_head(model)
+
+
+def _row_sums(
+    model: PreTrainedModel, hidden: Tensor, teacher: PreTrainedModel | None, batch: Batch
+) -> tuple[Tensor, Tensor]:
     """Sums over each row's scored positions: nats [B] and divergence from the teacher [B], float64."""
     mask, device = batch["mask"], model.device
     targets = batch["targets"][mask].to(device)  # [N]
     row_of = mask.nonzero()[:, 0].to(device)  # [N]
     nats = torch.zeros(len(mask), dtype=torch.float64, device=device)
     divergences = torch.zeros_like(nats)
-    head, hidden = _hidden_states(model, batch)
     teacher_chunks = None if teacher is None else _log_probabilities(*_hidden_states(teacher, batch))
-    for first, log_probabilities in enumerate(_log_probabilities(head, hidden)):
+    for first, log_probabilities in enumerate(_log_probabilities(split_head(model)[1], hidden)):
         here = slice(first * CHUNK_TOKENS, (first + 1) * CHUNK_TOKENS)
         losses = F.nll_loss(log_probabilities, targets[here], reduction="none")
         nats.index_add_(0, row_of[here], losses.double())

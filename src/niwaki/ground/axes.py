@@ -115,6 +115,38 @@ def kept_per_dim(expr: str, sizes: Sizes, keep: Keep, layer: int | None = None) 
     return tuple(take(whole, term, sizes, keep, layer) for whole, term in zip(positions, terms, strict=True))
 
 
+def sum_per_unit(tensor: Tensor, expr: str, sizes: Sizes, axis: str) -> Tensor | None:
+    """Sum the elements of a tensor that belong to each unit of one axis, in float64.
+
+    Args:
+        tensor: shaped as `expr` and `sizes` say.
+        expr: axis expression.
+        sizes: axis -> size.
+        axis: whose units are asked for.
+
+    Returns:
+        [size of the axis], or [P, size] where the axis has a parent (`group` in each `kv`, `effn` in each
+        `expert`); None when no block of the expression names the axis.
+
+    Raises:
+        FamilyError: the tensor is not shaped as the table says.
+    """
+    units = (PARENTS[axis], axis) if axis in PARENTS else (axis,)
+    dims = parse(expr)
+    _check_shape(tensor, expr, sizes)
+    lengths = [[_length(block, expr, sizes) for block in dim] for dim in dims]
+    total = None
+    for piece, blocks in zip(_split(tensor, lengths), product(*dims), strict=True):
+        names = tuple(chain.from_iterable(blocks))
+        if axis not in names:
+            continue
+        wide = piece.reshape([_axis_size(name, expr, sizes) for name in names])
+        wide = wide.movedim([names.index(unit) for unit in units], list(range(len(units))))
+        found = wide.reshape([*wide.shape[: len(units)], -1]).sum(-1, dtype=torch.float64)
+        total = found if total is None else total + found
+    return total
+
+
 def _parse_block(block: str, expr: str) -> Block:
     if block.startswith("("):
         if not block.endswith(")") or block.count("(") != 1:

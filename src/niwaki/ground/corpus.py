@@ -24,6 +24,7 @@ from niwaki.errors import DataError
 from niwaki.ground.text import Document, read_documents, source_fingerprint, split_of
 
 _DOCUMENTS_A_BATCH = 64
+_TOKENS_HASHED_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(f"{content}{tokenizer.eos_token_id}".encode()).hexdigest()[:16]
+
+
+def text_fingerprint(corpus: Corpus) -> str:
+    """A hash of every token on both sides, in order, wherever the text came from."""
+    digest = hashlib.sha256()
+    for tokens in (corpus.train, corpus.held_out):
+        digest.update(f"{len(tokens.ids)} ".encode())
+        for first in range(0, len(tokens.ids), _TOKENS_HASHED_AT_ONCE):
+            digest.update(tokens.ids[first : first + _TOKENS_HASHED_AT_ONCE].astype("<u4").tobytes())
+    return digest.hexdigest()[:16]
 
 
 def prepare(
@@ -77,14 +88,40 @@ def prepare(
             "the tokenizer has no end-of-text token.", "Set its `eos_token`; documents are joined with it."
         )
     options = {"text_column": text_column, "config": config, "split": split}
-    origin = source_fingerprint(source, **options)
-    key = f"{origin}-{tokenizer_fingerprint(tokenizer)}-{held_out:g}-{max_tokens}"
-    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder = (cache or default_cache()) / "tokens" / fingerprint
+    folder = _folder(source, tokenizer, held_out=held_out, max_tokens=max_tokens, cache=cache, **options)
     if not folder.exists():
         documents = read_documents(source, text_column=text_column, config=config, split=split)
         _tokenise(documents, tokenizer, folder, held_out=held_out, max_tokens=max_tokens, source=source)
-    return _open(folder, fingerprint)
+    return _open(folder, folder.name)
+
+
+def find(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    held_out: float,
+    max_tokens: int | None = None,
+    cache: Path | None = None,
+    **options: str | None,
+) -> Corpus | None:
+    """What `prepare` would return, if it has been called with the same arguments before; else None."""
+    folder = _folder(source, tokenizer, held_out=held_out, max_tokens=max_tokens, cache=cache, **options)
+    return _open(folder, folder.name) if folder.exists() else None
+
+
+def _folder(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    held_out: float,
+    max_tokens: int | None,
+    cache: Path | None,
+    **options: str | None,
+) -> Path:
+    """Where the tokens lie; its name is the fingerprint of the corpus."""
+    origin = source_fingerprint(source, **options)
+    key = f"{origin}-{tokenizer_fingerprint(tokenizer)}-{held_out:g}-{max_tokens}"
+    return (cache or default_cache()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def default_cache() -> Path:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -34,6 +35,7 @@ from niwaki.ground.stream import Batch
 
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]]
 Precision = Literal["auto", "float32", "bfloat16"]
+_GROUPS_OF_A_PART = 2
 
 
 class RowSource(Protocol):
@@ -93,11 +95,13 @@ def fit(
     *,
     out: Path,
     num_steps: int,
+    until_step: int | None = None,
     batch_rows: int,
     micro_rows: int,
     learning_rate: float,
     min_learning_rate: float = 0.0,
     warmup_steps: int = 0,
+    rate_factors: Mapping[str, float] = MappingProxyType({"": 1.0}),
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
     clip_norm: float = 1.0,
@@ -116,8 +120,11 @@ def fit(
     Args:
         rows: row `step * batch_rows + i` is the i-th of the global batch of `step`.
         out: holds `metrics.jsonl` and `checkpoints/`.
+        until_step: pause there, with a snapshot to go on from; everything else stays that of `num_steps`.
         batch_rows: rows of one optimiser step over all processes; `micro_rows` of them at a time.
         learning_rate: the peak; see `learning_rate_at`.
+        rate_factors: name of a part of `model` -> what its learning rate is multiplied by. Each part's
+            gradient is clipped on its own. The one part without a name is the whole.
         weight_decay: AdamW's, on matrices only.
         clip_norm: largest norm of the whole gradient.
         precision: "bfloat16" runs the matrix products under autocast; weights stay as they are. "auto" does
@@ -131,15 +138,15 @@ def fit(
     """
     accelerator = _accelerator(trackers, out, batch_rows, micro_rows)
     objective = Objective(model, loss, precision)
-    optimizer = torch.optim.AdamW(_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=1e-8)
+    groups = [group for part in rate_factors for group in _groups(model.get_submodule(part), weight_decay)]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8)
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    inner = getattr(optimizer, "optimizer", optimizer)
     checkpoints = out / "checkpoints"
     first_step, num_seen = 0, 0
     if (found := snapshot.newest(checkpoints)) is not None:
-        first_step, num_seen = snapshot.restore(found, objective, _inner(optimizer))
+        first_step, num_seen = snapshot.restore(found, objective, inner)
     metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
-    if trackers:
-        accelerator.init_trackers("niwaki")
     results: dict[str, float] = metrics.last_held_out
 
     def evaluate(step: int) -> None:
@@ -154,35 +161,33 @@ def fit(
             accelerator.log(values, step=step)
 
     objective.train()
-    with progress(label, total=num_steps, start=first_step, shown=accelerator.is_main_process) as bar:
+    pause = num_steps if until_step is None else min(until_step, num_steps)
+    with progress(label, total=pause, start=first_step, shown=accelerator.is_main_process) as bar:
         if first_step == 0:
             evaluate(0)
-        for step in range(first_step, num_steps):
+        for step in range(first_step, pause):
             began = time.perf_counter()
             rate = learning_rate_at(
                 step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
             )
             means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
             where = f"{label}: step {step}: loss {means['loss']}"
-            norm = _update(objective, optimizer, rate, clip_norm, accelerator, where=where)
+            norm = _update(objective, optimizer, rate, rate_factors, clip_norm, accelerator, where=where)
             num_seen += num_targets
             speed = num_targets / (time.perf_counter() - began)
             done = step + 1
             record(done, {**means, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(speed, 1)})
             bar.advance(f"loss {means['loss']:.4f}, {speed:,.0f} tokens/s")
-            last = done == num_steps
-            if last or (evaluate_every_steps and done % evaluate_every_steps == 0):
+            if done == num_steps or (evaluate_every_steps and done % evaluate_every_steps == 0):
                 evaluate(done)
-            if last or done % save_every_steps == 0:
+            if done == pause or done % save_every_steps == 0:
                 metrics.flush()
-                snapshot.save(
-                    checkpoints, (done, num_seen), objective, _inner(optimizer), keep=keep_snapshots
-                )
+                snapshot.save(checkpoints, (done, num_seen), objective, inner, keep=keep_snapshots)
                 accelerator.wait_for_everyone()
     if trackers:
         accelerator.end_training()
     objective.eval()
-    return FitResult(num_steps, num_seen, results)
+    return FitResult(max(first_step, pause), num_seen, results)
 
 
 def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int) -> Accelerator:
@@ -195,6 +200,8 @@ def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows
             f"micro_rows {micro_rows}.",
             f"Use a multiple of {share}.",
         )
+    if trackers:
+        accelerator.init_trackers("niwaki")
     return accelerator
 
 
@@ -257,13 +264,16 @@ def _update(
     objective: nn.Module,
     optimizer: Any,
     rate: float,
+    rate_factors: Mapping[str, float],
     clip_norm: float,
     accelerator: Accelerator,
     *,
     where: str,
 ) -> float:
     """One clipped optimiser step; the norm of the gradient before clipping."""
-    norm = float(accelerator.clip_grad_norm_(objective.parameters(), clip_norm))
+    wrapped: Any = getattr(objective, "module", objective)
+    parts = [wrapped.model.get_submodule(part) for part in rate_factors]
+    norm = math.hypot(*(float(accelerator.clip_grad_norm_(p.parameters(), clip_norm)) for p in parts))
     # A loss that is not finite has no finite gradient.
     if not math.isfinite(norm):
         raise TrainingError(
@@ -271,8 +281,9 @@ def _update(
             f"The snapshots are from before it: lower `learning_rate` (now {rate:.3g}), or look for damaged "
             "rows.",
         )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    factors = [factor for factor in rate_factors.values() for _ in range(_GROUPS_OF_A_PART)]
+    for group, factor in zip(optimizer.param_groups, factors, strict=True):
+        group["lr"] = rate * factor
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
@@ -297,8 +308,3 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner

@@ -1,4 +1,6 @@
-"""Tensor names as patterns: `model.layers.{layer}.mlp.experts.{expert}.w1.weight`."""
+"""The lines of a table: patterns of tensor names, `model.layers.{layer}.mlp.experts.{expert}.w1.weight`, and
+axis expressions that may hold only on a condition.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+
+from transformers import PreTrainedConfig
 
 from niwaki.ground.axes import Sizes
 
@@ -34,6 +38,17 @@ def expand(pattern: str, sizes: Sizes) -> Iterator[str]:
     for layer in range(sizes["layer"] if "{layer}" in pattern else 1):
         for expert in range(sizes["expert"] if "{expert}" in pattern else 1):
             yield pattern.format(layer=layer, expert=expert)
+
+
+def unconditional(line: str) -> str:
+    """A line's axis expression, whatever its condition."""
+    return line.partition(" if ")[0]
+
+
+def present(line: str, config: PreTrainedConfig) -> str | None:
+    """A line's axis expression where its condition, if it has one, holds for this config."""
+    expr, _, condition = line.partition(" if ")
+    return expr if not condition or getattr(config, condition, False) else None
 
 
 @cache

@@ -58,7 +58,7 @@ def save_model(model: PreTrainedModel, files_from: Path, out: Path, *, replace: 
     needed_bytes += sum((source.path / name).stat().st_size for name in source.files())
     with new_folder(out, needed_bytes=needed_bytes, replace=replace) as folder:
         try:
-            with _no_progress_bars():
+            with no_progress_bars():
                 model.save_pretrained(folder)
         except SafetensorError as error:
             raise OSError(*_os_error(error)) from error
@@ -123,7 +123,7 @@ def _load_shapes(checkpoint: Checkpoint) -> None:
 
 def _load(path: Path, stock: Any, weights: Path | None, **options: Any) -> PreTrainedModel:
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             model, info = stock.from_pretrained(
                 weights,
                 local_files_only=True,
@@ -192,7 +192,8 @@ def _generate(model: PreTrainedModel, ids: Tensor, path: Path) -> None:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """While the block runs, `transformers` shows no bars of its own."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

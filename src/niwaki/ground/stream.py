@@ -50,11 +50,13 @@ class Rows:
         inputs, targets = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
         return {"inputs": inputs, "targets": targets, "mask": torch.ones_like(inputs, dtype=torch.bool)}
 
-    def _row(self, index: int) -> np.ndarray:
+    def place(self, index: int) -> int:
+        """Where row `index` of the stream lies in the text: it is the text's row of this number, from 0."""
         epoch, place = divmod(index, self.num_rows)
-        if self.seed is not None:
-            place = self._order(epoch)[place]
-        first = int(place) * self.sequence_length
+        return place if self.seed is None else int(self._order(epoch)[place])
+
+    def _row(self, index: int) -> np.ndarray:
+        first = self.place(index) * self.sequence_length
         return self.tokens[first : first + self.sequence_length + 1]
 
     def _shuffled(self, epoch: int) -> np.ndarray:

@@ -25,6 +25,12 @@ from niwaki.ground.patterns import Match
 
 Lines = Mapping[str, str]
 
+_QUERIES = (
+    "(kv group dim) hidden",
+    "[(kv group dim) | (kv dim) | (kv dim)] hidden",
+    "(kv 3 dim) hidden",
+)
+
 
 @dataclass(frozen=True)
 class Sites:
@@ -33,16 +39,24 @@ class Sites:
     Attributes:
         block: the decoder layer.
         ffn: the module whose input carries the ffn neurons (`[..., ffn]`); None where experts replace it.
+        experts: the module that holds the fused experts of a layer; None where there are none.
         heads: the module whose input carries the attention heads (`[..., kv * group * dim]`).
         norms: the modules of a layer whose output is the hidden stream that feeds attention and MLP; in a
             family that has only norms after them (olmo2), those.
+        input_norm: the norm that a layer puts on its input; None in such a family.
+        mlp: the module that takes the input of MLP or experts.
+        queries: the module that projects to the queries, alone or with keys and values.
         embedding, head, final_norm: modules outside the layers.
     """
 
     block: str
     ffn: str | None
+    experts: str | None
     heads: str
     norms: tuple[str, ...]
+    input_norm: str | None
+    mlp: str
+    queries: str | None
     embedding: str
     head: str
     final_norm: str
@@ -62,6 +76,7 @@ class Family:
         unread: patterns of tensors that old checkpoints carry on disk and no model reads.
         embedding, head, final_norm: names of these modules.
         norms: modules of a layer, below its prefix, for `Sites.norms`.
+        norms_after: these stand behind attention and MLP, and a layer reads its input as it is.
         per_layer_fields: config lists with one entry per layer.
         requires: config field -> the only value that this table describes.
         hidden_is_heads: the model computes its head size as hidden / heads, so both must move together.
@@ -85,6 +100,7 @@ class Family:
     head: str = "lm_head"
     final_norm: str = "model.norm"
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    norms_after: bool = False
     per_layer_fields: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     hidden_is_heads: bool = False
@@ -109,7 +125,7 @@ class Family:
                     f"this config has {name}={found!r}.",
                     "Add lines to the family's table; see docs/families.md.",
                 )
-        tensors = {pattern: _present(line, config) for pattern, line in self.tensors.items()}
+        tensors = {pattern: patterns.present(line, config) for pattern, line in self.tensors.items()}
         return replace(
             self,
             tensors={pattern: expr for pattern, expr in tensors.items() if expr is not None},
@@ -123,7 +139,9 @@ class Family:
         `dim` is never trimmed (rotary embeddings pair its entries), nor is `vocab` (that needs a new
         tokenizer).
         """
-        named = {name for line in self.tensors.values() for name in axes_of(_expr(line))} | {"layer"}
+        named = {name for line in self.tensors.values() for name in axes_of(patterns.unconditional(line))} | {
+            "layer"
+        }
         return tuple(name for name in AXES if name in named - {"dim", "vocab"})
 
     @cached_property
@@ -134,12 +152,16 @@ class Family:
 
     @cached_property
     def sites(self) -> Sites:
-        """Where to listen when scoring; see `Sites`."""
+        """Where to listen; see `Sites`."""
         return Sites(
             block=self.layer_prefix,
             ffn=next(self._modules("hidden ffn"), None),
+            experts=next((name.rpartition(".")[0] for name in self._modules("expert hidden effn")), None),
             heads=next(self._modules("hidden (kv group dim)", "hidden (kv dim)")),
             norms=tuple(f"{self.layer_prefix}.{name}" for name in self.norms),
+            input_norm=None if self.norms_after else f"{self.layer_prefix}.{self.norms[0]}",
+            mlp=next(self._modules("ffn hidden", "(2 ffn) hidden", "expert hidden")).rpartition(".")[0],
+            queries=next(self._modules(*_QUERIES), None),
             embedding=self.embedding,
             head=self.head,
             final_norm=self.final_norm,
@@ -366,15 +388,6 @@ class Family:
     @property
     def _file(self) -> str:
         return "moe.py" if "expert" in self.axes else "dense.py"
-
-
-def _expr(line: str) -> str:
-    return line.partition(" if ")[0]
-
-
-def _present(line: str, config: PreTrainedConfig) -> str | None:
-    expr, _, condition = line.partition(" if ")
-    return expr if not condition or getattr(config, condition, False) else None
 
 
 def _position(kept: Tensor, number: int) -> int | None:

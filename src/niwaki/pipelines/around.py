@@ -19,11 +19,11 @@ from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.family import Family, family_of
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pruning.edit import Edit
+from niwaki.pruning.importance import Importance
 from niwaki.pruning.repair import repair
 from niwaki.pruning.rescale import rescale_norms
 from niwaki.pruning.residual import head_residual, pairs
 from niwaki.pruning.rotate import check_rotatable, rotation
-from niwaki.pruning.scores import Scores
 from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
@@ -60,18 +60,17 @@ def check_head_residual(
 
 
 def edits_of(
-    inputs: Inputs, scores: Scores, keep: dict[str, Tensor]
+    inputs: Inputs, importance: Importance, keep: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[Edit], Tensor | None]:
     """What to keep, what to do before the cut, and the basis of the hidden stream if it is rotated."""
     recipe, folder = inputs.recipe, inputs.teacher_folder
     family = family_of(inputs.teacher_checkpoint.config)
     edits: list[Edit] = []
     if recipe.trim.head_residual != "none" and "group" in keep:
-        pair = {"batch": recipe.score.batch, "sequence": recipe.score.sequence}
         edits.append(
             head_residual(
                 folder,
-                importance=scores.importance("group", **pair),
+                importance=importance["group"],
                 num_kept=keep["group"].shape[-1],
                 direction=recipe.trim.head_residual,
             )

@@ -23,13 +23,15 @@ from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
 _SAMPLE_TOKENS = 64
-_PROMPT_TOKENS, _NEW_TOKENS = 128, 64
+PROMPT_TOKENS, NEW_TOKENS = 128, 64
 
 
 def compare(
     recipe: CompressRecipe, inputs: Inputs, models: dict[str, Path], *, folder: Path
 ) -> dict[str, Any]:
     """Measure every model; each finished measurement is kept in `folder`, so a killed stage goes on.
+
+    Divergence is measured from the teacher, or from the "corrected" one where there is one.
 
     With `evaluate.baseline: random`, first trains the student's shape from random weights, with the same
     teacher, tokens and settings as the student, so that only where it started from differs.
@@ -39,33 +41,32 @@ def compare(
     """
     if recipe.evaluate.baseline == "random":
         models = models | {"random": _train_random(recipe, inputs, models["trimmed"], folder / "random")}
+    reference = models.get("corrected", models["teacher"])
     results = {}
     with progress("evaluate", total=len(models)) as bar:
         for name, path in models.items():
             record = folder / f"{name}.json"
             if not record.exists():
-                write_atomically(record, json.dumps(_measure(recipe, inputs, path), indent=1))
+                write_atomically(record, json.dumps(_measure(recipe, inputs, path, reference), indent=1))
             results[name] = json.loads(record.read_text())
             bar.advance(name)
     loaded = {name: inputs.load(path) for name, path in models.items()}
     if recipe.evaluate.speed:
-        speeds = measure_speed(
-            loaded, prompt_tokens=_PROMPT_TOKENS, new_tokens=_NEW_TOKENS, batch=1, repeats=5
-        )
+        speeds = measure_speed(loaded, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch=1, repeats=5)
         for name, speed in speeds.items():
             results[name]["speed"] = asdict(speed)
     shown = {name: loaded[name] for name in ("teacher", "distilled")}
     return {"models": results, "samples": _samples(recipe, inputs, shown)}
 
 
-def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path) -> dict[str, Any]:
+def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path) -> dict[str, Any]:
     model = inputs.load(path)
     held_out = held_out_loss(
         model,
         inputs.held_out,
         num_rows=inputs.num_held_out_rows,
         batch_rows=_BATCH_ROWS,
-        teacher=None if path == inputs.teacher_folder else inputs.load(inputs.teacher_folder),
+        teacher=None if path == reference else inputs.load(reference),
         bytes_per_token=inputs.corpus.held_out.bytes_per_token,
     )
     # The rows of the training curves, so that a model can be drawn beside them.

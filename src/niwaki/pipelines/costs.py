@@ -7,7 +7,7 @@ activations that the backward pass needs, without checkpointing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BYTES_FLOAT32 = 4
@@ -19,8 +19,8 @@ NUM_SNAPSHOTS = 3
 # The fused loss holds so many tokens of logits at a time: logits of student and teacher, and the gradient.
 LOSS_CHUNK_TOKENS = 256
 LOSS_CHUNK_COPIES = 3
-# A repair runs each layer of teacher and student to find its inputs, up to each of its four kinds of
-# matrices, and once to go on to the next layer.
+# A repair runs each layer of both models up to each of its four kinds of matrices, to find the inputs,
+# and once to go on to the next layer.
 REPAIR_PASSES = 5
 
 
@@ -67,6 +67,7 @@ class StageCost:
 class Work:
     """The amounts that a recipe asks for, in tokens and rows.
 
+    `calibration_passes` is what scoring costs, in forward passes: 3 with a backward pass, 0 without any.
     `basis_tokens` are those of the pass that finds a rotation, `repair_tokens` those that one cut is
     repaired on.
     """
@@ -80,68 +81,128 @@ class Work:
     num_candidates: int
     evaluate_tokens: int
     has_baseline: bool
+    # Part of the trials' tokens that halving leaves to train, and the candidates that wait to go on.
+    trial_share: float = 1.0
+    num_kept_candidates: int = 1
+    calibration_passes: int = 1
+    calibration_rounds: int = 1
+    # Of the teacher: tokens it is corrected on first, or whether it is alongside the student.
+    correct_tokens: int = 0
+    corrects_alongside: bool = False
+    # Whether its predictions are kept on disk, for how many tokens, and at what size.
+    has_cache: bool = False
+    cache_tokens: int = 0
+    cache_bytes_per_token: int = 0
     basis_tokens: int = 0
     repair_tokens: int = 0
 
 
 def stage_costs(
-    teacher: Shape, student: Shape, work: Work, *, bytes_per_weight: int, bytes_per_activation: int
+    teacher: Shape,
+    student: Shape,
+    work: Work,
+    *,
+    bytes_per_weight: int,
+    bytes_per_activation: int,
+    taught_by: Shape | None = None,
 ) -> tuple[StageCost, ...]:
     """Costs of the stages in order.
 
     `bytes_per_weight` is that of the teacher's checkpoint, in which the trimmed model is saved too.
+    `taught_by` is the model to learn from, where it is not `teacher`, the one that is cut.
     """
+    tutor = taught_by or teacher
+    tutor_bytes = tutor.num_parameters * bytes_per_weight
+    tutor_once = tutor.forward_flops(work.sequence_length_tokens)
     teacher_bytes = teacher.num_parameters * bytes_per_weight
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
     once = teacher.forward_flops(length)
-    taught = distill_flops(teacher, student, length)
-    training_bytes = teacher_bytes + _training_bytes(student, work, bytes_per_activation)
-    snapshots = NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
+    taught = distill_flops(tutor, student, length) - (tutor_once if work.has_cache else 0)
+    training_bytes = _training_bytes(student, work, bytes_per_activation)
+    training_bytes += 0 if work.has_cache else tutor_bytes
+    snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
+    snapshots = _snapshot_bytes(student)
+    # A teacher in training takes as much beside the student.
+    correcting_flops, correcting_bytes, corrected_bytes = 0.0, 0, 0
+    if work.corrects_alongside:
+        correcting_flops = 2 * once
+        correcting_bytes = _training_bytes(teacher, work, bytes_per_activation)
+        corrected_bytes = _snapshot_bytes(teacher) + teacher_bytes
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
+    # Nothing but the activations of one layer at a time, except for a backward pass.
+    held_bytes = calibration // teacher.sizes["layer"]
+    if work.calibration_passes > 1:
+        held_bytes = calibration + teacher.num_parameters * BYTES_FLOAT32
+    scoring = work.calibration_passes * work.calibration_rows * length * once
+    further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
+    before = (
+        StageCost(
+            "correct",
+            flops=3 * work.correct_tokens * once,
+            memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
+            read_bytes=teacher_bytes,
+            written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
+        ),
+    )
+    cache = (
+        StageCost(
+            "cache",
+            flops=work.cache_tokens * tutor_once,
+            memory_bytes=tutor_bytes,
+            read_bytes=tutor_bytes,
+            written_bytes=work.cache_tokens * work.cache_bytes_per_token,
+        ),
+    )
     repaired = REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length))
     # The repaired student is saved before the bare one is removed.
     cut_bytes = student_bytes * (2 if work.repair_tokens else 1)
     both_bytes = teacher_bytes + BYTES_FLOAT32 * student.num_parameters if work.repair_tokens else 0
     return (
+        *(before if work.correct_tokens else ()),
         StageCost(
             "score",
-            flops=work.calibration_rows * length * once,
-            # One layer's activations at a time: nothing is kept for a backward pass.
-            memory_bytes=teacher_bytes + calibration // teacher.sizes["layer"],
+            flops=scoring,
+            memory_bytes=teacher_bytes + held_bytes,
             read_bytes=teacher_bytes,
         ),
-        # One candidate is on disk at a time.
+        *(cache if work.has_cache else ()),
         StageCost(
             "choose",
             flops=work.basis_tokens * once
-            + work.num_candidates * (repaired + measured + work.trial_tokens * taught),
+            + work.num_candidates
+            * (repaired + measured + work.trial_share * work.trial_tokens * taught + further_rounds),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
             read_bytes=work.num_candidates * teacher_bytes,
-            written_bytes=cut_bytes + (snapshots if work.trial_tokens else 0),
+            # Each candidate with one snapshot, and another one while it is written.
+            written_bytes=work.num_kept_candidates * (student_bytes + (snapshot if work.trial_tokens else 0))
+            + (cut_bytes - student_bytes)
+            + (snapshot if work.trial_tokens else 0),
         ),
         StageCost(
             "trim",
-            flops=repaired,
+            flops=further_rounds + repaired,
             memory_bytes=both_bytes,
             read_bytes=teacher_bytes,
             written_bytes=cut_bytes,
         ),
         StageCost(
             "distill",
-            flops=work.distill_tokens * taught,
-            memory_bytes=training_bytes,
-            read_bytes=teacher_bytes + student_bytes,
-            written_bytes=snapshots + student_bytes,
+            flops=work.distill_tokens * (taught + correcting_flops),
+            memory_bytes=training_bytes + correcting_bytes,
+            read_bytes=tutor_bytes + student_bytes,
+            written_bytes=snapshots + student_bytes + corrected_bytes,
         ),
         StageCost(
             "evaluate",
-            flops=evaluated + (work.distill_tokens * taught if work.has_baseline else 0),
-            memory_bytes=training_bytes if work.has_baseline else teacher_bytes + student_bytes,
+            flops=evaluated + (work.distill_tokens * (taught + correcting_flops) if work.has_baseline else 0),
+            memory_bytes=training_bytes + correcting_bytes
+            if work.has_baseline
+            else teacher_bytes + student_bytes,
             read_bytes=teacher_bytes + 2 * student_bytes,
-            written_bytes=snapshots + student_bytes if work.has_baseline else 0,
+            written_bytes=snapshots + student_bytes + corrected_bytes if work.has_baseline else 0,
         ),
     )
 
@@ -150,6 +211,28 @@ def distill_flops(teacher: Shape, student: Shape, sequence_length_tokens: int) -
     """FLOPs of one distilled token: the teacher forward, the student forward and backward."""
     length = sequence_length_tokens
     return teacher.forward_flops(length) + 3 * student.forward_flops(length)
+
+
+def scratch_flops(shape: Shape, num_tokens: int, sequence_length_tokens: int) -> float:
+    """FLOPs of training a model of this shape on `num_tokens` from random weights: forward and backward."""
+    return 3 * shape.forward_flops(sequence_length_tokens) * num_tokens
+
+
+def family_saving(teacher: float, members: Sequence[float], made: Sequence[float]) -> float:
+    """How many times cheaper a family is than training each of its models from scratch.
+
+    arXiv 2407.14679, section 1: (teacher + members from scratch) / (teacher from scratch + members as made).
+
+    Args:
+        teacher: FLOPs of training the teacher from scratch, which both ways pay for.
+        members: FLOPs of training each member from scratch.
+        made: FLOPs that each member took.
+    """
+    return (teacher + sum(members)) / (teacher + sum(made))
+
+
+def _snapshot_bytes(model: Shape) -> int:
+    return NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * model.num_parameters
 
 
 def _training_bytes(student: Shape, work: Work, bytes_per_activation: int) -> int:

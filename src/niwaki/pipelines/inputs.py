@@ -13,31 +13,51 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from niwaki.distillation.hidden import HiddenLoss
 from niwaki.ground.checkpoint import Checkpoint
-from niwaki.ground.corpus import Corpus, default_cache, prepare
+from niwaki.ground.corpus import Corpus, default_cache, find, prepare
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.run import input_hash
 from niwaki.ground.stream import Rows
+from niwaki.ground.streamed import load_or_stream
 from niwaki.pruning.rotate import principal_basis, second_moment
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.sapling import TASK_FOLDER
 
 # Calibration reads the training text in an order of its own.
 _CALIBRATION_SEED = 1_000_003
+CORRECT = "0-correct"
 _EVALUATIONS = 8
-_CURVE_TOKENS = 8_192
+CURVE_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Opened when first asked for, so that a stage that is done costs nothing."""
+    """Opened when first asked for, so that a stage that is done costs nothing.
+
+    `run` is the run directory, which may hold a corrected teacher and its predictions.
+    """
 
     recipe: CompressRecipe
+    run: Path | None = None
 
     @cached_property
-    def teacher_folder(self) -> Path:
-        """The teacher's folder; a hub name is downloaded."""
+    def original_folder(self) -> Path:
+        """The folder of the recipe's teacher as it came; a hub name is downloaded."""
         return local_folder(self.recipe.teacher)
+
+    @property
+    def teacher_folder(self) -> Path:
+        """The teacher that is scored, cut and learned from: the corrected one, if it is corrected first."""
+        if self.run is None or not self.recipe.correct_tokens:
+            return self.original_folder
+        return self.run / CORRECT / "model"
+
+    @property
+    def distill_teacher_folder(self) -> Path:
+        """The folder of the model that the student learns from: by default the one that is cut."""
+        name = self.recipe.distill.teacher
+        return self.teacher_folder if name is None else local_folder(name)
 
     @cached_property
     def teacher_checkpoint(self) -> Checkpoint:
@@ -50,23 +70,24 @@ class Inputs:
         return self.teacher_checkpoint.fingerprint()
 
     @cached_property
+    def distill_teacher_fingerprint(self) -> str:
+        """A hash of the files of `distill_teacher_folder`."""
+        return Checkpoint(self.distill_teacher_folder).fingerprint()
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer."""
-        return load_tokenizer(self.teacher_folder)
+        return load_tokenizer(self.original_folder)
 
     @cached_property
     def corpus(self) -> Corpus:
         """The tokenised text, split."""
-        data = self.recipe.data
-        return prepare(
-            data.source,
-            self.tokenizer,
-            held_out=data.held_out,
-            text_column=data.text_column,
-            config=data.config,
-            split=data.split,
-            max_tokens=data.max_tokens,
-        )
+        return prepare(self.recipe.data.source, self.tokenizer, **self._text_options)
+
+    @property
+    def known_corpus(self) -> Corpus | None:
+        """`corpus` if it has been tokenised before, by this run or another."""
+        return find(self.recipe.data.source, self.tokenizer, **self._text_options)
 
     @cached_property
     def train(self) -> Rows:
@@ -110,11 +131,15 @@ class Inputs:
     @property
     def num_curve_rows(self) -> int:
         """How many of them are measured along the way, for the curves: fewer, because it is often."""
-        return max(1, min(self.num_held_out_rows, _CURVE_TOKENS // self.recipe.data.sequence_length_tokens))
+        return max(1, min(self.num_held_out_rows, CURVE_TOKENS // self.recipe.data.sequence_length_tokens))
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A model for evaluation, scoring or teaching: float32 on a processor, bfloat16 on a GPU."""
         return load_model(folder, dtype=compute_dtype(), device=device())
+
+    def load_or_stream(self, folder: Path) -> PreTrainedModel:
+        """A model to run forward only: as `load`, or read layer by layer where it does not fit."""
+        return load_or_stream(folder, dtype=compute_dtype(), device=device())
 
     def load_student(self, folder: Path) -> PreTrainedModel:
         """A model to train: float32 weights, which small steps need."""
@@ -123,7 +148,7 @@ class Inputs:
     @property
     def saved_dtype(self) -> torch.dtype:
         """The dtype of the teacher's weights on disk, which the student's get too."""
-        checkpoint = self.teacher_checkpoint
+        checkpoint = Checkpoint(self.original_folder)
         return checkpoint.dtype(checkpoint.names()[0])
 
     def training(self, num_steps: int) -> dict[str, Any]:
@@ -138,19 +163,28 @@ class Inputs:
             "warmup_steps": self.recipe.warmup_steps(num_steps),
             "weight_decay": distill.weight_decay,
             "clip_norm": distill.clip_norm,
+            "loss": distill.loss,
+            "temperature": distill.temperature,
+            "top_k": distill.top_k,
+            "jsd_beta": distill.jsd_beta,
+            "lm_weight": distill.lm_weight,
+            "hidden": None if distill.hidden is None else HiddenLoss(**dict(distill.hidden)),
             "precision": distill.precision,
             "trackers": distill.trackers,
             "seed": self.recipe.seed,
             "save_every_steps": distill.save_every_steps,
             "held_out": self.held_out,
             "held_out_rows": self.num_curve_rows,
-            "evaluate_every_steps": max(1, num_steps // _EVALUATIONS),
+            "evaluate_every_steps": evaluate_every_steps(num_steps),
         }
 
     def facts(self) -> dict[str, Any]:
         """What identifies the inputs, for the manifest and for the hashes of the stages."""
         return {
-            "teacher": {"path": self.recipe.teacher, "fingerprint": self.teacher_fingerprint},
+            "teacher": {
+                "path": self.recipe.teacher,
+                "fingerprint": Checkpoint(self.original_folder).fingerprint(),
+            },
             "data": {
                 "source": self.recipe.data.source,
                 "fingerprint": self.corpus.fingerprint,
@@ -158,6 +192,18 @@ class Inputs:
                 "num_held_out_tokens": len(self.corpus.held_out.ids),
             },
         }
+
+    def taught_by(self) -> dict[str, Any]:
+        """What identifies the teacher, where it is another model than the one that is cut."""
+        name = self.recipe.distill.teacher
+        if name is None:
+            return {}
+        return {"distill teacher": {"path": name, "fingerprint": self.distill_teacher_fingerprint}}
+
+    @property
+    def _text_options(self) -> dict[str, Any]:
+        names = ("held_out", "text_column", "config", "split", "max_tokens")
+        return {name: getattr(self.recipe.data, name) for name in names}
 
     def _rows(self, seed: int) -> Rows:
         length = self.recipe.data.sequence_length_tokens
@@ -167,6 +213,11 @@ class Inputs:
 def task_folder(recipe: CompressRecipe) -> Path:
     """Where lm-eval looks before its own tasks: the recipe's folder, or the one that comes with niwaki."""
     return Path(recipe.evaluate.include_path) if recipe.evaluate.include_path else TASK_FOLDER
+
+
+def evaluate_every_steps(num_steps: int) -> int:
+    """Steps between two points of the held-out curve of a training of `num_steps`."""
+    return max(1, num_steps // _EVALUATIONS)
 
 
 def device() -> torch.device:

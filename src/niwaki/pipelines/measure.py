@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from niwaki.errors import DataError
 from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
-from niwaki.ground.model import load_model, load_tokenizer
+from niwaki.ground.model import load_tokenizer
 from niwaki.ground.run import write_atomically
 from niwaki.ground.stream import Rows
+from niwaki.ground.streamed import load_or_stream
 from niwaki.ground.text import Document, read_documents, stdlib_documents
 
 LONGEST_ROW_TOKENS = 2048
@@ -36,7 +37,7 @@ def measure(
     """Measure, print, and write to `out` as JSON if it is given.
 
     Args:
-        model_folder: any folder that `transformers` loads.
+        model_folder: any folder that `transformers` loads; larger than memory: layer by layer.
         data: a source as in `ground.text.read_documents`, of which the first million tokens count; of
             "stdlib", only the modules that the bundled teacher never saw. None leaves the loss out.
         tasks: names of lm-eval, or of tasks under `include_path`.
@@ -47,7 +48,7 @@ def measure(
     """
     if data is not None:
         documents = stdlib_documents("held_out") if data == "stdlib" else read_documents(data)
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    model, tokenizer = load_or_stream(model_folder), load_tokenizer(model_folder)
     results: dict[str, Any] = {"model": str(model_folder)}
     if data is not None:
         ids, num_bytes = first_tokens(documents, tokenizer, name=data)

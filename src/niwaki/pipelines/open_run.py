@@ -20,6 +20,7 @@ import niwaki
 from niwaki.errors import RunError
 from niwaki.ground.run import check_inputs, is_done, write_atomically
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.write import dump
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
@@ -27,7 +28,10 @@ _PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers",
 
 
 def begin(
-    out: Path, recipe: CompressRecipe, facts: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]
+    out: Path,
+    recipe: CompressRecipe | FamilyRecipe,
+    facts: Mapping[str, Any],
+    stages: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Make `out` the directory of this run, or check that it is.
 
@@ -67,7 +71,7 @@ def require(out: Path, name: str) -> None:
         )
 
 
-def _manifest(recipe: CompressRecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(recipe: CompressRecipe | FamilyRecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "niwaki": niwaki.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ In: a recipe. Out: a `Plan`, from the teacher's config and the axis tables alone
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,22 +17,35 @@ from niwaki.errors import CheckpointError, NiwakiError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import model_path
+from niwaki.ground.streamed import allowed_memory_bytes, fits
+from niwaki.pipelines import cached_teacher
 from niwaki.pipelines.around import check_head_residual, counted, repair_rows
 from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
-from niwaki.pipelines.preflight import preflight
+from niwaki.pipelines.depth import depth_problems
+from niwaki.pipelines.devices import DEVICES
+from niwaki.pipelines.inputs import Inputs, compute_dtype, device, evaluate_every_steps
+from niwaki.pipelines.limits import limits_of
+from niwaki.pipelines.preflight import check_losses, preflight
+from niwaki.pipelines.serving import Request, ServingCost, serving_cost
 from niwaki.pruning.architecture import Budget, candidates
+from niwaki.pruning.halving import rung_steps, total_steps
+from niwaki.pruning.rounds import round_sizes
 from niwaki.recipe.compress import CompressRecipe
 
 # Training reaches about this part of the speed of one large matrix product.
 EFFICIENCY = 0.4
 FEWEST_STEPS = 100
+# In forward passes; a backward pass costs two.
+_CALIBRATION_PASSES = {"activation": 1, "taylor": 3, "magnitude": 0, "random": 0}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What will happen. With `problems` it cannot; then `teacher` may be None and the rest empty.
 
-    `candidates` are the shapes to be ranked; the costs are for the largest of them.
+    `candidates` are the shapes to be ranked, `serving` what teacher and candidates cost in service; the costs
+    of the stages are for the largest of them. `streamed_bytes` are the teacher's weights when
+    they do not fit into memory, so that scoring reads them layer by layer, else 0.
     `flops_per_s` is what the machine is taken to sustain.
     """
 
@@ -40,7 +53,9 @@ class Plan:
     out: Path
     teacher: Shape | None
     bytes_per_weight: int
+    streamed_bytes: int
     candidates: tuple[Shape, ...]
+    serving: tuple[ServingCost, ...]
     stages: tuple[StageCost, ...]
     flops_per_s: float
     problems: tuple[NiwakiError, ...]
@@ -62,37 +77,50 @@ class Plan:
             raise problem
 
 
-def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None) -> Plan:
+def plan(
+    recipe: CompressRecipe,
+    *,
+    out: Path,
+    flops_per_s: float | None = None,
+    cut_sizes: Mapping[str, int] | None = None,
+    taught_by: Shape | None = None,
+) -> Plan:
     """Plan `recipe` for the run directory `out`, which is not touched.
 
     `flops_per_s` is what training sustains here; None measures it for a moment. Nothing is raised for a
-    recipe that cannot work: the reasons are in `problems`.
+    recipe that cannot work: the reasons are in `problems`. `cut_sizes` and `taught_by` stand for models of
+    these shapes that are still to be made from the recipe's teacher: the one to cut, the one to learn from.
     """
+    inputs = Inputs(recipe, out)
     problems: list[NiwakiError] = []
-    config, teacher = None, None
+    warnings: list[str] = []
+    config, teacher, distill_config = None, None, None
     shapes: list[Shape] = []
     try:
         config = read_config(recipe.teacher)
-        family = counted(recipe, family_of(config), family_of(config).axis_sizes(config))
-        teacher = shape_of(family, config, family.axis_sizes(config))
-        shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config)]
+        cut_sizes = cut_sizes or family_of(config).axis_sizes(config)
+        family = counted(recipe, family_of(config), cut_sizes)
+        teacher = shape_of(family, config, cut_sizes)
+        shapes = [shape_of(family, config, sizes) for sizes in find_candidates(recipe, config, cut_sizes)]
         check_head_residual(recipe, teacher.sizes, [shape.sizes for shape in shapes])
+        if recipe.distill.teacher is not None:
+            distill_config = read_config(recipe.distill.teacher)
+            taught_by = own_shape(distill_config)
     except NiwakiError as error:
         problems.append(error)
     bytes_per_weight = 4 if config is None else weight_bytes(config)
     stages: tuple[StageCost, ...] = ()
-    if teacher is not None and shapes:
+    weights_bytes = 0 if teacher is None else teacher.num_parameters * compute_dtype().itemsize
+    streamed_bytes = 0 if fits(weights_bytes, device()) else weights_bytes
+    serving: tuple[ServingCost, ...] = ()
+    if config is not None and teacher is not None and shapes:
+        serving = tuple(served(recipe, config, shape.sizes) for shape in (teacher, *shapes))
         largest = max(shapes, key=lambda shape: shape.num_parameters)
-        work = amounts(recipe, num_candidates=len(shapes))
-        work = replace(
-            work,
-            basis_tokens=work.calibration_rows * work.sequence_length_tokens
-            if family.head_apart_below
-            else 0,
-            repair_tokens=repair_rows(recipe, largest.sizes) * work.sequence_length_tokens
-            if recipe.trim.repair
-            else 0,
-        )
+        work = _with_mending(recipe, amounts(recipe, num_candidates=len(shapes)), family, largest)
+        if recipe.distill.cache is not None:
+            a_token, num_tokens = cached_teacher.cache_bytes(inputs, teacher.sizes["vocab"])
+            work = replace(work, cache_bytes_per_token=a_token, cache_tokens=num_tokens or 0)
+            warnings.append(cached_teacher.size_in_words(a_token, num_tokens))
         activation_bytes = 2 if _trains_in_bfloat16(recipe) else 4
         stages = stage_costs(
             teacher,
@@ -100,19 +128,32 @@ def plan(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None = None)
             work,
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
+            taught_by=taught_by,
         )
-    written_bytes = sum(stage.written_bytes for stage in stages)
-    problems += preflight(recipe, out, config, written_bytes)
+        if streamed_bytes:
+            allowed_bytes = allowed_memory_bytes(device())
+            stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
+    if teacher is not None:
+        problems += check_losses(recipe, (taught_by or teacher).sizes, [shape.sizes for shape in shapes])
+        problems += depth_problems(recipe, teacher.sizes["layer"], [shape.sizes for shape in shapes])
+    in_run = [s for s in stages if s.name != "cache" or not cached_teacher.lies_elsewhere(recipe)]
+    problems += preflight(
+        recipe, out, config, sum(stage.written_bytes for stage in in_run), distill_config=distill_config
+    )
+    if config is not None:
+        problems += cached_teacher.problems(inputs, config)
     return Plan(
         recipe=recipe,
         out=out,
         teacher=teacher,
         bytes_per_weight=bytes_per_weight,
+        streamed_bytes=streamed_bytes,
         candidates=tuple(shapes),
+        serving=serving,
         stages=stages,
         flops_per_s=flops_per_s or measure_flops_per_s(recipe.distill.precision),
         problems=tuple(problems),
-        warnings=tuple(_warnings(recipe)),
+        warnings=(*_warnings(recipe), *warnings),
     )
 
 
@@ -127,21 +168,32 @@ def read_config(model: str) -> PreTrainedConfig:
         ) from error
 
 
-def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[dict[str, int]]:
+def find_candidates(
+    recipe: CompressRecipe,
+    config: PreTrainedConfig,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    latency_s: Callable[[dict[str, int]], float] | None = None,
+) -> list[dict[str, int]]:
     """The shapes, axis -> size, that the recipe ranks for a teacher of this config, in order of preference.
 
+    Args:
+        sizes: the teacher's, where they are not those of `config`.
+        latency_s: measures a shape here, for `choose.device: here`; without it that limit is left out.
+
     Raises:
-        FamilyError: there is no table for this family.
-        BudgetError: no shape is inside the budget.
-        RecipeError: a value of the grid is none that the teacher can take.
+        FamilyError: there is no table for this family, or a shape is none that it can have, in the end or in
+            a round of scoring.
+        BudgetError: no shape is inside the budget and the limits.
+        RecipeError: a value of the grid, or an axis, is none that the teacher can take.
     """
-    sizes, tied = family_of(config).axis_sizes(config), _is_tied(config)
+    sizes, tied = dict(sizes or family_of(config).axis_sizes(config)), _is_tied(config)
     family = counted(recipe, family_of(config), sizes)
     budget = budget_of(
         recipe, num_parameters=family.count(sizes, tied=tied), parameter_bytes=weight_bytes(config)
     )
     grid = recipe.choose.grid
-    return candidates(
+    shapes = candidates(
         family,
         sizes,
         budget=budget,
@@ -149,6 +201,30 @@ def find_candidates(recipe: CompressRecipe, config: PreTrainedConfig) -> list[di
         grid=None if grid is None else {str(axis): values for axis, values in grid.items()},
         axes=recipe.choose.axes,
         limit=recipe.choose.max_candidates,
+        limits=limits_of(recipe.choose, sizes, lambda shape: served(recipe, config, shape), latency_s),
+        fewest_experts=getattr(config, "num_experts_per_tok", None) or 1,
+    )
+    for shape in shapes:
+        family.resize(config, shape)
+        round_sizes(family, sizes, shape, num_rounds=recipe.score.rounds)
+    return shapes
+
+
+def request_of(recipe: CompressRecipe) -> Request:
+    """The request that the recipe counts cache and latency for."""
+    serving = recipe.choose.serving
+    return Request(serving.batch, serving.prompt_tokens, serving.new_tokens)
+
+
+def served(recipe: CompressRecipe, config: PreTrainedConfig, sizes: Mapping[str, int]) -> ServingCost:
+    """What a shape of this teacher costs to serve; the latency only where it is modelled."""
+    family = family_of(config)
+    return serving_cost(
+        shape_of(family, config, sizes),
+        family.resize(config, sizes),
+        request_of(recipe),
+        bytes_per_weight=weight_bytes(config),
+        device=DEVICES.get(recipe.choose.device or ""),
     )
 
 
@@ -171,6 +247,12 @@ def weight_bytes(config: PreTrainedConfig) -> int:
     return (getattr(config, "dtype", None) or torch.float32).itemsize
 
 
+def own_shape(config: PreTrainedConfig) -> Shape:
+    """The shape of the model that a config describes. Raises FamilyError when there is no table for it."""
+    family = family_of(config)
+    return shape_of(family, config, family.axis_sizes(config))
+
+
 def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int]) -> Shape:
     """Count a model of `sizes`, and what of it works on each token."""
     tied = _is_tied(config) and sizes["hidden"] >= family.head_apart_below
@@ -185,18 +267,42 @@ def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int])
     )
 
 
+def trial_rungs(recipe: CompressRecipe) -> tuple[int, ...]:
+    """The steps of a trial at which candidates stop; the last is the whole trial."""
+    num_steps = recipe.steps(recipe.trial_tokens)
+    return rung_steps(num_steps, recipe.choose.halving, every_steps=evaluate_every_steps(num_steps))
+
+
 def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
     """What the recipe asks for, in tokens and rows."""
+    rungs = trial_rungs(recipe)
     return Work(
         sequence_length_tokens=recipe.data.sequence_length_tokens,
         calibration_rows=recipe.score.num_samples,
         calibration_batch_rows=recipe.score.batch_rows,
+        calibration_passes=_CALIBRATION_PASSES[recipe.score.measure],
+        calibration_rounds=recipe.score.rounds,
         micro_rows=recipe.distill.micro_rows,
         distill_tokens=recipe.distill.tokens,
         trial_tokens=recipe.trial_tokens if recipe.choose.rank == "distill" else 0,
         num_candidates=num_candidates,
         evaluate_tokens=recipe.evaluate.num_tokens,
         has_baseline=recipe.evaluate.baseline == "random",
+        trial_share=total_steps(num_candidates, rungs) / (num_candidates * rungs[-1]),
+        num_kept_candidates=1 if len(rungs) == 1 else min(num_candidates, -(-num_candidates // 2) + 1),
+        correct_tokens=recipe.correct_tokens,
+        corrects_alongside=recipe.corrects_alongside,
+        has_cache=recipe.distill.cache is not None,
+    )
+
+
+def _with_mending(recipe: CompressRecipe, work: Work, family: Family, largest: Shape) -> Work:
+    """Add what is done around each cut: the pass that finds a rotation, and the repair."""
+    length = work.sequence_length_tokens
+    return replace(
+        work,
+        basis_tokens=work.calibration_rows * length if family.head_apart_below else 0,
+        repair_tokens=repair_rows(recipe, largest.sizes) * length if recipe.trim.repair else 0,
     )
 
 
@@ -224,10 +330,14 @@ def _trains_in_bfloat16(recipe: CompressRecipe) -> bool:
     return resolve_precision(recipe.distill.precision) == "bfloat16"
 
 
-def _warnings(recipe: CompressRecipe) -> list[str]:
-    if recipe.num_steps >= FEWEST_STEPS:
-        return []
-    return [
-        f"distill.tokens makes {recipe.num_steps} steps of {recipe.batch_rows} rows: too few to learn from. "
-        f"Lower distill.batch_tokens, or give more tokens."
-    ]
+def _warnings(recipe: CompressRecipe) -> Iterator[str]:
+    if recipe.num_steps < FEWEST_STEPS:
+        yield (
+            f"distill.tokens makes {recipe.num_steps} steps of {recipe.batch_rows} rows: too few to learn "
+            "from. Lower distill.batch_tokens, or give more tokens."
+        )
+    if recipe.choose.limits.latency is not None and recipe.choose.device == "here":
+        yield (
+            "choose.limits.latency is measured when the shapes are chosen, so the shapes above may change. "
+            "With a modelled device such as h100 they are known now."
+        )

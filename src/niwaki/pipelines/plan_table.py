@@ -9,6 +9,7 @@ from rich.text import Text
 from niwaki.ground.family import FAMILIES
 from niwaki.pipelines.costs import Shape
 from niwaki.pipelines.plan import Plan
+from niwaki.pipelines.spoken import in_bytes, in_milliseconds, in_words
 
 # Not dim and vocab, which no cut changes.
 _SHOWN_AXES = ("layer", "hidden", "ffn", "kv", "group", "expert", "effn")
@@ -25,6 +26,7 @@ def show(plan: Plan) -> None:
             f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."
         )
+        console.print(_where(plan), soft_wrap=True)
         console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
         console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)
     errors = Console(stderr=True, highlight=False)
@@ -46,37 +48,33 @@ def show_families() -> None:
     Console(highlight=False).print(table)
 
 
-def in_bytes(num_bytes: float) -> str:
-    """Bytes as people say them: 16.1 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.4g} TB"
-
-
-def in_words(duration_s: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 5.2 hours, 3.1 days."""
-    if duration_s < 90:
-        return f"{duration_s:.0f} s"
-    if duration_s < 90 * 60:
-        return f"{duration_s / 60:.0f} min"
-    return f"{duration_s / 3600:.1f} hours" if duration_s < 48 * 3600 else f"{duration_s / 86400:,.1f} days"
+def _where(plan: Plan) -> str:
+    if not plan.streamed_bytes:
+        return "Scores the teacher in memory"
+    return (
+        f"Scores the teacher layer by layer: its {in_bytes(plan.streamed_bytes)} of weights do not fit into "
+        "memory (trials and distilling load it whole)"
+    )
 
 
 def _shapes(plan: Plan, teacher: Shape) -> Table:
     axes = [axis for axis in _SHOWN_AXES if axis in teacher.sizes]
-    table = Table("shape", "parameters", "part", "weights", *axes, box=None)
+    has_latency = plan.recipe.choose.device is not None
+    costs = ["weights", "kv cache", *(["latency"] if has_latency else [])]
+    table = Table("shape", "parameters", "part", *costs, *axes, box=None)
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     shapes = [("teacher", teacher)]
     shapes += [(str(number), shape) for number, shape in enumerate(plan.candidates, 1)]
-    for name, shape in shapes:
+    for (name, shape), cost in zip(shapes, plan.serving, strict=True) if plan.serving else []:
+        latency = "at run" if cost.latency_s is None else in_milliseconds(cost.latency_s)
         table.add_row(
             name,
             f"{shape.num_parameters:,}",
             f"{shape.num_parameters / teacher.num_parameters:.0%}",
-            in_bytes(shape.num_parameters * plan.bytes_per_weight),
+            in_bytes(cost.weights_bytes),
+            in_bytes(cost.kv_cache_bytes),
+            *([latency] if has_latency else []),
             *(str(shape.sizes[axis]) for axis in axes),
         )
     return table

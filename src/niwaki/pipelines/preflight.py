@@ -7,11 +7,14 @@ document of local data and the index of tasks.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedConfig
 
+from niwaki.distillation.criteria import check_options
+from niwaki.distillation.hidden import check_layers
+from niwaki.distillation.train import check_same_tokenizer
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
@@ -21,18 +24,54 @@ from niwaki.recipe.compress import CompressRecipe
 
 
 def preflight(
-    recipe: CompressRecipe, out: Path, config: PreTrainedConfig | None, written_bytes: int
+    recipe: CompressRecipe,
+    out: Path,
+    config: PreTrainedConfig | None,
+    written_bytes: int,
+    *,
+    distill_config: PreTrainedConfig | None = None,
 ) -> Iterator[NiwakiError]:
-    """Yield what would stop the run. `config` is the teacher's, or None when it could not be read."""
-    yield from _out(out, written_bytes)
+    """Yield what would stop the run.
+
+    `config` is the teacher's, or None when it could not be read; `distill_config` that of `distill.teacher`.
+    """
+    yield from check_out(out, written_bytes)
     yield from _data(recipe)
     if config is not None:
         yield from _tokenizer(recipe.teacher, config)
-        yield from _context(recipe.data.sequence_length_tokens, config)
+        yield from _context(recipe, config)
+        if distill_config is not None:
+            yield from _distill_teacher(recipe, config, distill_config)
     yield from _tasks(recipe)
 
 
-def _out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
+def check_losses(
+    recipe: CompressRecipe, teacher: Mapping[str, int], students: Sequence[Mapping[str, int]]
+) -> Iterator[NiwakiError]:
+    """Yield what of the losses does not fit a teacher and students of these sizes (axis -> size)."""
+    distill = recipe.distill
+    try:
+        check_options(
+            loss=distill.loss,
+            temperature=distill.temperature,
+            top_k=distill.top_k,
+            jsd_beta=distill.jsd_beta,
+            vocab_size=teacher["vocab"],
+        )
+    except NiwakiError as error:
+        yield error
+    if distill.hidden is None or not students:
+        return
+    try:
+        # A map that fits the fewest layers fits them all.
+        fewest = min(sizes["layer"] for sizes in students)
+        check_layers(distill.hidden.layers, teacher_layers=teacher["layer"], student_layers=fewest)
+    except NiwakiError as error:
+        yield error
+
+
+def check_out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
+    """Yield why a run that writes so much cannot live in `out`."""
     if out.exists() and not out.is_dir():
         yield RunError(f"out {str(out)!r} is a file.", "Give a new folder.")
         return
@@ -89,12 +128,42 @@ def _tokenizer(teacher: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
         )
 
 
-def _context(sequence_length_tokens: int, config: PreTrainedConfig) -> Iterator[NiwakiError]:
+def _distill_teacher(
+    recipe: CompressRecipe, config: PreTrainedConfig, distill_config: PreTrainedConfig
+) -> Iterator[NiwakiError]:
+    assert recipe.distill.teacher is not None
+    if distill_config.vocab_size != config.vocab_size:
+        yield CheckpointError(
+            f"distill.teacher {recipe.distill.teacher!r} has {distill_config.vocab_size} tokens, "
+            f"teacher {recipe.teacher!r} {config.vocab_size}.",
+            "Choose two models with one vocabulary, such as a model and its own student.",
+        )
+        return
+    try:
+        check_same_tokenizer(recipe.distill.teacher, recipe.teacher)
+    except NiwakiError as error:
+        yield error
+    for problem in _context(recipe, distill_config):
+        yield type(problem)(f"distill.teacher: {problem.message}", problem.remedy)
+
+
+def _context(recipe: CompressRecipe, config: PreTrainedConfig) -> Iterator[NiwakiError]:
     longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and sequence_length_tokens > longest:
+    if longest is None:
+        return
+    if recipe.data.sequence_length_tokens > longest:
         yield RecipeError(
-            f"data.sequence_length_tokens is {sequence_length_tokens}, but the teacher's context {longest}.",
+            f"data.sequence_length_tokens is {recipe.data.sequence_length_tokens}, but the teacher's context "
+            f"{longest}.",
             f"Write {longest} or less.",
+        )
+    choose = recipe.choose
+    asked = choose.serving.prompt_tokens + choose.serving.new_tokens
+    if asked > longest and (choose.device is not None or choose.limits.kv_cache is not None):
+        yield RecipeError(
+            f"choose.serving asks for {choose.serving.prompt_tokens} + {choose.serving.new_tokens} tokens, "
+            f"but the teacher's context is {longest}.",
+            f"Write prompt_tokens and new_tokens of {longest} together or less.",
         )
 
 

@@ -11,6 +11,8 @@ from rich.table import Table
 
 _NAMES = {
     "teacher": "teacher",
+    "parent": "parent",
+    "corrected": "corrected teacher",
     "trimmed": "trimmed",
     "distilled": "distilled",
     "random": "random start",
@@ -31,7 +33,7 @@ def show(results: Mapping[str, Any], *, out: Path) -> None:
         loss = result["held_out_loss"]
         half = (loss["high"] - loss["low"]) / 2
         row = [_NAMES[name], f"{result['num_parameters']:,}", f"{loss['mean']:.3f} ± {half:.3f}"]
-        row += [_score(result["tasks"][task]) for task in tasks]
+        row += [task_score(result["tasks"][task]) for task in tasks]
         if has_speed:
             row.append(f"{result['speed']['decode_tokens_per_s']:,.0f}")
         table.add_row(*row, f"{result['disk_bytes'] / 1e6:.1f}")
@@ -40,7 +42,7 @@ def show(results: Mapping[str, Any], *, out: Path) -> None:
     console.print(f"report: {out / 'report.html'}\nmodel:  {out / '4-distill' / 'model'}", highlight=False)
 
 
-def _score(metrics: Mapping[str, Any]) -> str:
+def task_score(metrics: Mapping[str, Any]) -> str:
     """The accuracy of a task, or the first metric of one that has none."""
     if "acc" in metrics:
         return f"{metrics['acc']:.1%}"

@@ -1,31 +1,119 @@
-"""The long distillation: a student in, a checked Hugging Face folder out."""
+"""Who teaches and who is taught: the long distillation, the trials' short ones, the teacher's correction.
+
+In: a model. Out: it has been trained; of the long trainings, a checked Hugging Face folder.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
+from niwaki.distillation.cached import distill_from_cache
+from niwaki.distillation.correction import correct, distill_and_correct
 from niwaki.distillation.train import distill
 from niwaki.ground.saved import save_model
+from niwaki.pipelines.cached_teacher import cached_rows
 from niwaki.pipelines.inputs import Inputs
+from niwaki.recipe.teacher import FORWARD_KL
 
 
-def teach(inputs: Inputs, student: PreTrainedModel, *, files_from: Path, out: Path, label: str) -> Path:
+def teach(
+    inputs: Inputs,
+    student: PreTrainedModel,
+    *,
+    files_from: Path,
+    out: Path,
+    label: str,
+    corrected: Path | None = None,
+) -> Path:
     """Distil `student` with the recipe's settings; save it as `out / "model"` and return that.
 
     `files_from` is the model folder whose tokenizer and other files go with it. Checkpoints in `out` are
-    what a killed training goes on from, and are removed at the end.
+    what a killed training goes on from, and are removed at the end. A teacher that is corrected alongside is
+    saved as `corrected`, if that is given.
     """
-    finished, old = out / "model", out / "checkpoints.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if finished.exists() and not (out / "checkpoints").exists():
+    if (finished := _finished(out)) is not None:
         return finished
-    teacher = inputs.load(inputs.teacher_folder)
     options = inputs.training(inputs.recipe.num_steps)
-    distill(student, teacher, inputs.train, out=out, label=label, **options)
-    save_model(student.to(inputs.saved_dtype), files_from, finished, replace=True)
+    if inputs.recipe.corrects_alongside:
+        teacher = _learn_and_correct(inputs, student, out=out, label=label, **options)
+        if corrected is not None:
+            save_model(teacher.to(inputs.saved_dtype), inputs.original_folder, corrected, replace=True)
+    else:
+        learn(inputs, student, out=out, label=label, **options)
+    return _save(inputs, student, files_from=files_from, out=out)
+
+
+def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **options: Any) -> None:
+    """Distil `student` from the recipe's teacher, live or from its predictions on disk.
+
+    `options` are the other keyword arguments of `distill`, as `Inputs.training` gives them.
+    """
+    if inputs.recipe.distill.cache is None:
+        teacher = inputs.load(inputs.distill_teacher_folder)
+        distill(student, teacher, inputs.train, out=out, label=label, **options)
+        return
+    rows, held_out = cached_rows(inputs)
+    options = _without_losses(options) | {"held_out": held_out}
+    distill_from_cache(student, rows, out=out, label=label, **options)
+
+
+def correct_teacher(inputs: Inputs, *, out: Path) -> Path:
+    """Fine-tune the recipe's teacher on the text, before all else; saved and returned as by `teach`."""
+    if (finished := _finished(out)) is not None:
+        return finished
+    recipe, teacher = inputs.recipe, inputs.load_student(inputs.original_folder)
+    num_steps = recipe.steps(recipe.correct_tokens)
+    rate = _correction_rate(inputs)
+    options = _without_losses(inputs.training(num_steps)) | {
+        "learning_rate": rate,
+        # The course of the distillation, at the correction's height.
+        "min_learning_rate": rate * recipe.distill.min_learning_rate / recipe.distill.learning_rate,
+        "warmup_steps": recipe.correct_warmup_steps(num_steps),
+    }
+    correct(teacher, inputs.train, out=out, label="correct", **options)
+    return _save(inputs, teacher, files_from=inputs.original_folder, out=out)
+
+
+def _learn_and_correct(
+    inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **options: Any
+) -> PreTrainedModel:
+    teacher = inputs.load_student(inputs.original_folder)
+    distill_and_correct(
+        student,
+        teacher,
+        inputs.train,
+        out=out,
+        label=label,
+        teacher_learning_rate=_correction_rate(inputs),
+        **_without_losses(options),
+    )
+    return teacher
+
+
+def _correction_rate(inputs: Inputs) -> float:
+    assert inputs.recipe.correct is not None
+    return inputs.recipe.correct.learning_rate
+
+
+def _without_losses(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the loop alone; the recipe has been checked to ask for forward KL on logits."""
+    return {name: value for name, value in options.items() if name not in FORWARD_KL}
+
+
+def _finished(out: Path) -> Path | None:
+    """The model of a training that has ended, if it has."""
+    shutil.rmtree(out / "checkpoints.old", ignore_errors=True)
+    done = (out / "model").exists() and not (out / "checkpoints").exists()
+    return out / "model" if done else None
+
+
+def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path) -> Path:
+    finished, old = out / "model", out / "checkpoints.old"
+    save_model(model.to(inputs.saved_dtype), files_from, finished, replace=True)
     # Renamed first: a kill while they are removed must leave no half of a checkpoint to go on from.
     (out / "checkpoints").rename(old)
     shutil.rmtree(old)

@@ -4,8 +4,8 @@ Minitron (arXiv 2407.14679, section 2.2): |x| in float32, aggregated over the va
 (here), then over the samples (`scores.py`). Taking the axes in another order runs without complaint and
 gives another, worse metric.
 
-Shape suffixes: B samples, S tokens of a sample, N = B * S, C units (channels, neurons, heads), K = heads *
-head size.
+Shape suffixes: B samples, S tokens of a sample, N = B * S, T tokens of one expert, C units (channels,
+neurons, heads), K = heads * head size.
 """
 
 from __future__ import annotations
@@ -37,6 +37,32 @@ def over_tokens(x_BSC: Tensor, valid_BS: Tensor | None, sequence: Sequence[str])
         for units in _slices(num_units, limit // num_tokens):
             for name, values_BC in _aggregate(x_BSC[rows, :, units], valid, sequence).items():
                 out[name][rows, units] = values_BC
+    return out
+
+
+def over_routed_tokens(
+    x_TC: Tensor, sample_T: Tensor, num_samples: int, sequence: Sequence[str]
+) -> dict[str, Tensor]:
+    """Aggregate |x| over those tokens of each sample that reached one expert: {aggregation: [B, C]}.
+
+    As `over_tokens`, for T tokens of which `sample_T` says the sample. A sample of which none arrived scores
+    zero.
+    """
+    num_tokens, num_units = x_TC.shape
+    sample_T = sample_T.to(x_TC.device)
+    counts_B1 = torch.bincount(sample_T, minlength=num_samples).clamp_min(1)[:, None]
+    out = {name: x_TC.new_zeros(num_samples, num_units, dtype=torch.float32) for name in sequence}
+    for units in _slices(num_units, _chunk_elements(x_TC) // max(1, num_tokens)):
+        size_TC = x_TC[:, units].float().abs()
+        zeros_BC = size_TC.new_zeros(num_samples, size_TC.shape[1])
+        mean_BC = zeros_BC.index_add(0, sample_T, size_TC) / counts_B1
+        if "mean" in out:
+            out["mean"][:, units] = mean_BC
+        if "l2" in out:
+            out["l2"][:, units] = zeros_BC.index_add(0, sample_T, size_TC.square()).sqrt()
+        if "var" in out:
+            squares_TC = (size_TC - mean_BC[sample_T]).square()
+            out["var"][:, units] = zeros_BC.index_add(0, sample_T, squares_TC) / counts_B1
     return out
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 from niwaki.errors import BudgetError, FamilyError, RecipeError
 from niwaki.ground.family import Family
+from niwaki.pruning.limits import NUM_NEAREST, Limit, Sizes, described, nearest_to_limits, within
 
-Sizes = dict[str, int]
 Unit = Literal["parameters", "non-embedding parameters"]
 
 
@@ -71,36 +71,79 @@ def candidates(
     budget: Budget,
     tied: bool,
     grid: Mapping[str, Sequence[float]] | None = None,
-    axes: Sequence[str] = ("layer", "hidden", "ffn"),
+    axes: Sequence[str] | None = None,
     limit: int = 12,
+    limits: Sequence[Limit] = (),
+    fewest_experts: int = 1,
 ) -> list[Sizes]:
     """Shapes of a model of these `sizes` that fall inside `budget`.
 
     With `grid` (axis -> values, also "heads" for kv * group and "ffn_ratio" for ffn / hidden), every
     combination inside the budget that the family can express, in the grid's order.
 
-    Without, up to `limit` shapes that cut only `axes`: depths of 1, 7/8, 3/4, 5/8 and 1/2 of the layers, and
-    for each depth every aligned hidden size with the aligned ffn that lands nearest the target. Depths take
-    turns, each giving the shape whose width axes are cut most evenly first, so that the list spreads over
-    depth against width. Heads stay whole unless named in `axes` or tied to hidden by the family, because
-    every published Minitron keeps them.
+    Without, up to `limit` shapes that cut only `axes` (`usual_axes` by default): depths of 1, 7/8, 3/4, 5/8
+    and 1/2 of the layers, the same parts of the experts but no fewer than `fewest_experts`, and for each of
+    these every aligned hidden size with the aligned ffn (effn in experts) that lands nearest the target.
+    Depths take turns, each giving the shape whose width axes are cut most evenly first, so that the list
+    spreads over depth against width.
 
-    Raises BudgetError naming the smallest and nearest legal size when nothing fits, RecipeError for a grid
-    value that the model cannot take.
+    A shape beyond one of `limits` is left out, and makes room for the next; they are asked in order, one
+    shape at a time, so the costly ones (a measured latency) belong last.
+
+    Raises BudgetError naming the nearest legal sizes when nothing fits, RecipeError for a grid value that the
+    model cannot take or axes that the family lacks or can only cut together, FamilyError for a grid of which
+    the family can express no point.
     """
     if grid is not None:
-        shapes = list(_grid_shapes(family, sizes, grid))
+        points = list(_grid_shapes(sizes, grid, family))
+        shapes = [point for point in points if _expressible(family, point)]
+        if points and not shapes:
+            family.check(points[0])
     else:
-        shapes = [s for s in _even_shapes(family, sizes, axes, budget, tied) if s != dict(sizes)]
+        axes = usual_axes(family) if axes is None else axes
+        _check_axes(family, axes)
+        even = _even_shapes(family, sizes, axes, budget, tied, fewest_experts)
+        shapes = [shape for shape in even if shape != dict(sizes)]
     measured = [(budget.measure(family, shape, tied=tied), shape) for shape in shapes]
     fitting = [shape for size, shape in measured if budget.low <= size <= budget.high]
     if not fitting:
         raise _nothing_fits(family, budget, measured)
-    return fitting if grid is not None else _take_turns(fitting, sizes, limit)
+    turns = iter(fitting) if grid is not None else _take_turns(fitting, sizes)
+    chosen = list(islice(within(turns, limits), None if grid is not None else limit))
+    if not chosen:
+        raise nearest_to_limits(family.model_type, fitting, limits)
+    return chosen
+
+
+def usual_axes(family: Family) -> tuple[str, ...]:
+    """The axes that are cut unless others are named: depth, hidden, and the neurons of MLP or experts.
+
+    Heads stay whole, because every published Minitron keeps them, unless the family ties hidden to them.
+    """
+    heads = ("kv", "group") if family.hidden_is_heads else ()
+    return tuple(axis for axis in family.axes if axis in ("layer", "hidden", "ffn", "effn", *heads))
+
+
+def _check_axes(family: Family, axes: Sequence[str]) -> None:
+    unknown = [axis for axis in axes if axis not in family.axes]
+    if unknown:
+        raise RecipeError(
+            f"Axes to cut: {family.model_type} has no {', '.join(unknown)}.",
+            f"Choose from {', '.join(family.axes)}.",
+        )
+    heads = [axis for axis in ("kv", "group") if axis in family.axes]
+    if family.hidden_is_heads and ("hidden" in axes) != any(axis in axes for axis in heads):
+        named = ", ".join(axis for axis in axes if axis in ("hidden", *heads))
+        other = " or ".join(heads) if "hidden" in axes else "hidden"
+        raise RecipeError(
+            f"Axes to cut name {named} without {other}: {family.model_type} has hidden = kv * group * dim, "
+            "so they can only be cut together.",
+            f"Add {other}, or leave {named} out.",
+        )
 
 
 def _grid_shapes(
-    family: Family, sizes: Mapping[str, int], grid: Mapping[str, Sequence[float]]
+    sizes: Mapping[str, int], grid: Mapping[str, Sequence[float]], family: Family
 ) -> Iterator[Sizes]:
     for values in product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
@@ -112,8 +155,7 @@ def _grid_shapes(
         if ratio is not None:
             shape["ffn"] = _exact(ratio * shape["hidden"], f"ffn_ratio={ratio} with hidden={shape['hidden']}")
         _refuse_outside(family, sizes, shape)
-        if _expressible(family, shape):
-            yield shape
+        yield shape
 
 
 def _refuse_outside(family: Family, sizes: Mapping[str, int], point: Mapping[str, float]) -> None:
@@ -137,32 +179,43 @@ def _exact(value: float, what: str) -> int:
 
 
 def _even_shapes(
-    family: Family, sizes: Mapping[str, int], axes: Sequence[str], budget: Budget, tied: bool
+    family: Family,
+    sizes: Mapping[str, int],
+    axes: Sequence[str],
+    budget: Budget,
+    tied: bool,
+    fewest_experts: int,
 ) -> Iterator[Sizes]:
-    """For every depth, hidden size and head count, the ffn that lands nearest the target."""
-    depths = [-(-sizes["layer"] * eighths // 8) for eighths in (8, 7, 6, 5, 4)]
-    inner = next((axis for axis in ("ffn", "effn") if axis in axes and axis in sizes), None)
-    for layer in dict.fromkeys(depths) if "layer" in axes else [sizes["layer"]]:
-        for hidden in _aligned(sizes["hidden"]) if "hidden" in axes else [sizes["hidden"]]:
-            for heads in _heads(family, {**sizes, "layer": layer, "hidden": hidden}, axes):
-                shape = {**sizes, "layer": layer, "hidden": hidden, **heads}
-                if inner is None:
-                    yield shape
-                    continue
-                widths = [{**shape, inner: width} for width in _aligned(sizes[inner])]
-                yield _nearest(widths, budget.target, lambda s: budget.measure(family, s, tied=tied))
+    """For every depth, experts, hidden size and head count, the ffn that lands nearest the target."""
+    inner = next((axis for axis in ("ffn", "effn") if axis in axes), None)
+    layers = _eighths(sizes["layer"]) if "layer" in axes else [sizes["layer"]]
+    hiddens = _aligned(sizes["hidden"]) if "hidden" in axes else [sizes["hidden"]]
+    experts: list[Sizes] = [{}]
+    if "expert" in axes:
+        experts = [{"expert": n} for n in _eighths(sizes["expert"]) if n >= fewest_experts]
+    for layer, expert, hidden in product(layers, experts, hiddens):
+        outer = {**sizes, "layer": layer, "hidden": hidden, **expert}
+        for heads in _heads(family, outer, axes):
+            shape = outer | heads
+            if inner is None:
+                yield shape
+                continue
+            widths = [{**shape, inner: width} for width in _aligned(sizes[inner])]
+            yield _nearest(widths, budget.target, lambda s: budget.measure(family, s, tied=tied))
+
+
+def _eighths(size: int) -> list[int]:
+    """The size and 7, 6, 5 and 4 eighths of it, rounded up."""
+    return list(dict.fromkeys(-(-size * eighths // 8) for eighths in (8, 7, 6, 5, 4)))
 
 
 def _heads(family: Family, sizes: Sizes, axes: Sequence[str]) -> list[Sizes]:
-    """The kv and group sizes to try; where the family ties hidden to the heads, those that agree with it."""
-    kvs = range(sizes["kv"], 0, -1)
-    groups = range(sizes["group"], 0, -1)
-    wanted = product(kvs if "kv" in axes else kvs[:1], groups if "group" in axes else groups[:1])
-    options = [{"kv": kv, "group": group} for kv, group in wanted]
-    if not family.hidden_is_heads:
-        return [option for option in options if _expressible(family, {**sizes, **option})]
-    every = ({"kv": kv, "group": group} for kv, group in product(kvs, groups))
-    return [option for option in every if _expressible(family, {**sizes, **option})][:1]
+    """The kv and group sizes to try; where the family ties hidden to them, the most that agree with it."""
+    kvs = range(sizes["kv"], 0, -1) if "kv" in axes else [sizes["kv"]]
+    groups = range(sizes["group"], 0, -1) if "group" in axes else [sizes["group"]]
+    options = ({"kv": kv, "group": group} for kv, group in product(kvs, groups))
+    fitting = (option for option in options if _expressible(family, {**sizes, **option}))
+    return list(islice(fitting, 1)) if family.hidden_is_heads else list(fitting)
 
 
 def _aligned(size: int) -> list[int]:
@@ -184,19 +237,18 @@ def _expressible(family: Family, shape: Mapping[str, int]) -> bool:
     return True
 
 
-def _take_turns(shapes: Sequence[Sizes], sizes: Mapping[str, int], limit: int) -> list[Sizes]:
+def _take_turns(shapes: Sequence[Sizes], sizes: Mapping[str, int]) -> Iterator[Sizes]:
     depths = sorted({shape["layer"] for shape in shapes}, reverse=True)
     ranked = [
         sorted((s for s in shapes if s["layer"] == depth), key=lambda s: _unevenness(s, sizes))
         for depth in depths
     ]
-    turns = (shape for turn in zip_longest(*ranked) for shape in turn if shape is not None)
-    return list(islice(turns, limit))
+    return (shape for turn in zip_longest(*ranked) for shape in turn if shape is not None)
 
 
 def _unevenness(shape: Mapping[str, int], sizes: Mapping[str, int]) -> float:
     """Ratio between the most and the least kept width axis."""
-    kept = [shape[axis] / sizes[axis] for axis in ("hidden", "ffn", "effn") if axis in sizes]
+    kept = [shape[axis] / sizes[axis] for axis in ("hidden", "ffn", "effn", "expert") if axis in sizes]
     kept.append(shape["kv"] * shape["group"] / (sizes["kv"] * sizes["group"]))
     return max(kept) / min(kept)
 
@@ -206,9 +258,15 @@ def _nothing_fits(family: Family, budget: Budget, measured: Sequence[tuple[int, 
     if not measured:
         return BudgetError(f"{wanted}; the family can express none.", "Allow more axes or grid values.")
     smallest = min(size for size, _ in measured)
-    nearest, shape = min(measured, key=lambda entry: abs(entry[0] - budget.target))
-    described = " ".join(f"{axis}={size}" for axis, size in shape.items() if axis not in ("dim", "vocab"))
+    nearest = min(measured, key=lambda entry: abs(entry[0] - budget.target))[0]
+    below = sorted((e for e in measured if e[0] < budget.low), key=lambda entry: -entry[0])
+    above = sorted((e for e in measured if e[0] > budget.high), key=lambda entry: entry[0])
+    sides = [
+        f"{side} it {', '.join(f'{size:,} ({described(shape)})' for size, shape in found[:NUM_NEAREST])}"
+        for side, found in (("below", below), ("above", above))
+        if found
+    ]
     return BudgetError(
-        f"{wanted}; the smallest reachable is {smallest:,}, the nearest {nearest:,} ({described}).",
+        f"{wanted}; the smallest reachable is {smallest:,}. The nearest are {'; '.join(sides)}.",
         f"Ask for {nearest:,}, widen the tolerance, or allow more axes or grid values.",
     )

@@ -2,7 +2,9 @@
 
 Minitron (arXiv 2407.14679, section 2.2): hidden channels by the output of the norms (the final one left
 out), neurons by the input of the second MLP matrix, heads by the norm of their output before the output
-projection, layers by block influence. The paper uses 1024 samples of its training text.
+projection, layers by block influence. Experts by the weighted norm of their output (REAP, arXiv 2510.13999),
+their neurons as those of an MLP, over the tokens routed to them. The paper uses 1024 samples
+of its training text.
 
 Scores depend on kernels, so each file names the versions, dtype and attention it was made with. They depend
 on batch size and padding only as the forward pass does: by float rounding.
@@ -11,33 +13,25 @@ on batch size and padding only as the forward pass does: by float rounding.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki import __version__
-from niwaki.errors import DataError, FamilyError, RecipeError, RunError
+from niwaki.errors import FamilyError, RecipeError, RunError
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
+from niwaki.ground.streamed import passes_per_batch, rows_at_once
 from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
+from niwaki.pruning.calibration import Rows, take_rows
 from niwaki.pruning.probe import Probe
 from niwaki.pruning.scores import Scores
 
 _CHECKPOINT_INTERVAL_S = 60.0
-
-
-class Rows(Protocol):
-    """A calibration set whose rows are samples."""
-
-    def take(self, start: int, count: int) -> dict[str, Tensor]:
-        """Rows from `start`: "inputs" [count, S] int64 and "mask" [count, S] bool, True at valid tokens."""
-        ...
 
 
 def score(
@@ -55,10 +49,12 @@ def score(
 ) -> Scores:
     """Score a model on `num_samples` rows, each one sample, from `first_row` on.
 
-    Only the decoder runs, without the language-model head. `axes` defaults to all of hidden, ffn, group and
-    layer that can be scored; what can be trimmed but not scored (neurons of fused experts) is warned about by
-    name. `sequence` lists the token aggregations to keep, of mean, l2 and var; each costs time. `model_id`
-    and `data_id` go into the provenance.
+    Only the decoder runs, without the language-model head. A streamed model (`ground.streamed`) is read once
+    for as many batches as memory holds, and gets the same scores.
+
+    `axes` defaults to all that the family has of hidden, ffn, group, layer, expert and effn. `sequence` lists
+    the token aggregations to keep, of mean, l2 and var; each costs time. `model_id` and `data_id` go into the
+    provenance.
 
     With `checkpoint`, running sums are written there about once a minute, and a later call with the same
     arguments continues from them to the same bits; the file is removed at the end.
@@ -79,7 +75,7 @@ def score(
             "model": model_id,
             "data": data_id,
             "first_row": first_row,
-            "sample_tokens": _take(rows, first_row, 1)["inputs"].shape[1],
+            "sample_tokens": take_rows(rows, first_row, 1)["inputs"].shape[1],
             "axes": list(axes),
             "sequence": list(sequence),
         },
@@ -88,11 +84,16 @@ def score(
         scores = _resume(checkpoint, scores, num_samples)
     probe = Probe(model, family=family, axes=axes, sequence=sequence)
     saved_at_s = time.monotonic()
-    starts = range(scores.num_samples, num_samples, batch_rows)
-    with probe.listening(), progress("score", total=len(starts)) as bar:
-        for start in starts:
-            probe.run(_take(rows, first_row + start, min(batch_rows, num_samples - start)), scores)
-            bar.advance()
+    at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=scores.provenance["sample_tokens"])
+    num_batches = -(-(num_samples - scores.num_samples) // batch_rows)
+    with probe.listening(), progress("score", total=num_batches * passes_per_batch(model)) as bar:
+        for start in range(scores.num_samples, num_samples, at_once):
+            end = min(start + at_once, num_samples)
+            batches = [
+                take_rows(rows, first_row + first, min(batch_rows, end - first))
+                for first in range(start, end, batch_rows)
+            ]
+            probe.run(batches, scores, advance=bar.advance)
             if checkpoint is not None and time.monotonic() - saved_at_s >= _CHECKPOINT_INTERVAL_S:
                 scores.save(checkpoint)
                 saved_at_s = time.monotonic()
@@ -102,17 +103,12 @@ def score(
 
 
 def _choose_axes(family: Family, axes: Sequence[str] | None) -> tuple[str, ...]:
-    scoreable = ("hidden", *(["ffn"] if family.sites.ffn else []), "group", "layer")
-    # A key-value head is ranked by its query heads, so "group" covers "kv".
-    missing = set(family.axes if axes is None else axes) - {*scoreable, "kv"}
+    experts = ("expert", "effn") if family.sites.experts else ()
+    scoreable = ("hidden", *(["ffn"] if family.sites.ffn else []), "group", "layer", *experts)
     if axes is None:
-        if missing:
-            warnings.warn(
-                f"{family.model_type}: axes {', '.join(sorted(missing))} cannot be scored yet; "
-                "they can only keep their full size.",
-                stacklevel=3,
-            )
         return scoreable
+    # A key-value head is ranked by its query heads, so "group" covers "kv".
+    missing = set(axes) - {*scoreable, "kv"}
     if missing:
         raise FamilyError(
             f"{family.model_type}: axes {', '.join(sorted(missing))} cannot be scored.",
@@ -139,21 +135,6 @@ def _describe(model: PreTrainedModel) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "niwaki": __version__,
     }
-
-
-def _take(rows: Rows, start: int, count: int) -> dict[str, Tensor]:
-    batch = rows.take(start, count)
-    if len(batch["inputs"]) != count:
-        raise DataError(
-            f"Calibration set: {start + len(batch['inputs'])} rows found, {start + count} needed.",
-            "Use fewer samples or more text.",
-        )
-    num_valid = batch["mask"].sum(1)
-    if not num_valid.all():
-        raise DataError(
-            f"Calibration row {start + int(num_valid.argmin())} has no valid token.", "Remove empty rows."
-        )
-    return batch
 
 
 def _resume(checkpoint: Path, fresh: Scores, num_samples: int) -> Scores:

@@ -5,8 +5,9 @@ then over the samples. For each unit and token aggregation this file keeps the s
 and of its square, in float64, from which every sample aggregation follows; sums of parts of the calibration
 set add up, so that a pass can be resumed or spread over processes.
 
-Keys: `layers.{i}.{ffn | group | hidden.{norm}}.{mean | l2 | var}.{sum | sum_squares}` and
-`layers.{i}.cosine_sum`, the sum over all valid tokens of the cosine between input and output of layer i.
+Keys: `layers.{i}.{ffn | group | effn | hidden.{norm}}.{mean | l2 | var}.{sum | sum_squares}`;
+`layers.{i}.cosine_sum`, the sum over all valid tokens of the cosine between input and output of layer i;
+`layers.{i}.expert.{weighted_norm_sum | num_tokens}`, over the tokens routed to each expert.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ class Scores:
     def importance(self, axis: str, *, batch: str = "l2", sequence: str = "mean") -> Tensor:
         """Importance of every unit of one axis, float64; larger is more important.
 
-        hidden [d], summed over the norms; ffn [L, F]; group [L, KV, G], one value per query head; kv [L, KV],
-        the sum over a key-value head's query heads; layer [L], the block influence
-        1 - E[cos(layer input, layer output)], which no aggregation changes.
+        hidden [d], summed over the norms; ffn [L, F]; effn [L, E, F]; group [L, KV, G], one value per query
+        head; kv [L, KV], the sum over a key-value head's query heads. Two are means over tokens, which no
+        aggregation changes: layer [L], the block influence 1 - E[cos(layer input, layer output)], and expert
+        [L, E], E[router weight * norm of the expert's output] over the tokens routed to it (REAP,
+        arXiv 2510.13999), zero for one that no token reached.
 
         Raises FamilyError for an axis that was not scored, RecipeError for an unknown aggregation.
         """
@@ -62,15 +65,33 @@ class Scores:
         layers = [f"layers.{layer}" for layer in range(self.sizes["layer"])]
         if axis == "layer":
             return 1 - torch.stack([self.sums[f"{p}.cosine_sum"] for p in layers]) / self.num_tokens
+        if axis == "expert":
+            sums, counts = (
+                torch.stack([self.sums[f"{p}.expert.{name}"] for p in layers])
+                for name in ("weighted_norm_sum", "num_tokens")
+            )
+            return sums / counts.clamp_min(1)
         if axis == "hidden":
             norms = sorted({key.rsplit(".", 2)[0] for key in self.sums if ".hidden." in key})
             return torch.stack([self._over_samples(norm, batch, sequence) for norm in norms]).sum(0)
         return torch.stack([self._over_samples(f"{p}.{axis}", batch, sequence) for p in layers])
 
+    def importances(self, *, batch: str = "l2", sequence: str = "mean") -> dict[str, Tensor]:
+        """Importance of every axis that was scored, and of `kv` beside `group`: what `select` ranks by."""
+        axes = [*self.axes, *(["kv"] if "group" in self.axes else [])]
+        return {axis: self.importance(axis, batch=batch, sequence=sequence) for axis in axes}
+
     @property
     def axes(self) -> tuple[str, ...]:
         """The axes that were scored."""
-        starts = {"hidden": "hidden.", "ffn": "ffn.", "group": "group.", "layer": "cosine_sum"}
+        starts = {
+            "hidden": "hidden.",
+            "ffn": "ffn.",
+            "group": "group.",
+            "layer": "cosine_sum",
+            "expert": "expert.",
+            "effn": "effn.",
+        }
         keys = [key.removeprefix("layers.0.") for key in self.sums]
         return tuple(axis for axis, start in starts.items() if any(key.startswith(start) for key in keys))
 

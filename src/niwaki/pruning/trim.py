@@ -47,6 +47,7 @@ class TrimRecord:
         num_parent_parameters, num_parameters: before and after; a tied head counts once.
         keep: axis -> kept original indices, shaped as they were given; absent axes were kept whole. After a
             rotation, `hidden` numbers the rotated channels.
+        dropped_layers: the names in the source of the layers that went, such as model.layers.3.
         edits: names of what was done to the weights before the cut.
         checked: "weights" or "shapes"; see `niwaki.ground.saved.SaveCheck`.
         versions: of niwaki, torch and transformers.
@@ -59,6 +60,7 @@ class TrimRecord:
     num_parent_parameters: int
     num_parameters: int
     keep: dict[str, list[Any]]
+    dropped_layers: list[str]
     edits: list[str]
     checked: str
     versions: dict[str, str]
@@ -127,6 +129,7 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor], edits: Sequence
         "num_parent_parameters": family.count(sizes, tied=family.tied),
         "num_parameters": new_family.count(new_sizes, tied=new_family.tied),
         "keep": {axis: indices.tolist() for axis, indices in keep.items()},
+        "dropped_layers": _dropped_layers(family, sizes, keep),
         "edits": [edit.name for edit in edits],
         "versions": {
             "niwaki": niwaki.__version__,
@@ -146,6 +149,11 @@ def trim(source: Path, out: Path, *, keep: Mapping[str, Tensor], edits: Sequence
         record = TrimRecord(**facts, checked=verify_saved(folder).loaded)
         record.save(folder / RECORD)
     return record
+
+
+def _dropped_layers(family: Family, sizes: Mapping[str, int], keep: Mapping[str, Tensor]) -> list[str]:
+    kept = set(keep["layer"].tolist() if "layer" in keep else range(sizes["layer"]))
+    return [family.layer_prefix.format(layer=n) for n in range(sizes["layer"]) if n not in kept]
 
 
 def _check_source(checkpoint: Checkpoint, family: Family, sizes: Mapping[str, int]) -> None:

@@ -14,11 +14,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from niwaki.recipe.data import Data
+from niwaki.recipe.depth import Depth
 from niwaki.recipe.distill import Distill
 from niwaki.recipe.pruning import Choose, Score
 from niwaki.recipe.quantities import Count
 from niwaki.recipe.section import Section
+from niwaki.recipe.teacher import Correct, refuse_other_losses
 from niwaki.recipe.trim import Trim
+
+PAPER_WARMUP_STEPS = 120
 
 
 class Evaluate(Section):
@@ -47,9 +51,13 @@ class CompressRecipe(Section):
     teacher: str = Field(description="model folder or hub name; 'sapling' is the bundled teacher")
     out: str | None = Field(None, description="run directory; null for runs/<name of the recipe file>")
     seed: int = Field(0, ge=0, description="fixes calibration rows, row order and random weights")
+    correct: Correct | None = Field(
+        None, description="fine-tune the teacher on the text first, {when, learning_rate, tokens, warmup}"
+    )
     data: Data = Field(default_factory=lambda: Data())
     score: Score = Field(default_factory=lambda: Score())
     choose: Choose
+    depth: Depth = Field(default_factory=lambda: Depth())
     trim: Trim = Field(default_factory=lambda: Trim())
     distill: Distill = Field(default_factory=lambda: Distill())
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
@@ -71,6 +79,26 @@ class CompressRecipe(Section):
         """Tokens of the trial distillation of one candidate."""
         wanted = self.choose.trial_tokens
         return wanted if isinstance(wanted, int) else math.ceil(wanted * self.distill.tokens)
+
+    @property
+    def correct_tokens(self) -> int:
+        """Tokens that the teacher is corrected on before everything else; 0 when it is not."""
+        if self.correct is None or self.correct.when != "before":
+            return 0
+        wanted = 1.0 if self.correct.tokens is None else self.correct.tokens
+        return wanted if isinstance(wanted, int) else math.ceil(wanted * self.distill.tokens)
+
+    @property
+    def corrects_alongside(self) -> bool:
+        """Whether the teacher is corrected in the same training in which the student learns from it."""
+        return self.correct is not None and self.correct.when == "alongside"
+
+    def correct_warmup_steps(self, num_steps: int) -> int:
+        """Warm-up steps of a correction of `num_steps`."""
+        warmup = None if self.correct is None else self.correct.warmup
+        if warmup is None:
+            return min(PAPER_WARMUP_STEPS, self.warmup_steps(num_steps))
+        return warmup if isinstance(warmup, int) else round(warmup * num_steps)
 
     def steps(self, num_tokens: int) -> int:
         """Optimiser steps that see at least `num_tokens`."""
@@ -98,11 +126,29 @@ class CompressRecipe(Section):
                 f"({self.distill.tokens:,}): a trial is the shorter run."
             )
         self._check_trim()
+        self._teacher_agrees()
         return self
+
+    def _teacher_agrees(self) -> None:
+        if self.correct is not None and self.distill.teacher is not None:
+            raise ValueError(
+                "correct is of the model that is cut, and distill.teacher is another. Remove one of them."
+            )
+        if self.corrects_alongside:
+            if self.distill.cache is not None:
+                raise ValueError(
+                    "distill.cache keeps the words of a teacher that stays as it is, and correct.when is "
+                    "alongside. Remove one of them, or write before."
+                )
+            refuse_other_losses(self.distill, "a teacher corrected alongside (correct.when)")
+        steps = self.steps(self.correct_tokens)
+        if self.correct_tokens and self.correct_warmup_steps(steps) >= steps > 1:
+            raise ValueError(f"correct.warmup takes all {steps} steps of correct.tokens.")
 
     def _check_trim(self) -> None:
         """Refuse switches of `trim` that would do nothing, or undo each other."""
-        shrinking = set(self.choose.axes if self.choose.grid is None else self.choose.grid)
+        # Without axes, hidden is among those that shrink, and query heads are not (`pruning.architecture`).
+        shrinking: set[str] = set(self.choose.grid or self.choose.axes or ("hidden",))
         for name in ("rotate", "rescale"):
             if getattr(self.trim, name) is True and "hidden" not in shrinking:
                 raise ValueError(f"trim.{name} is about cut hidden channels, and hidden cannot shrink here.")

@@ -24,9 +24,14 @@ def load(path: Path | str, schema: type[Recipe]) -> Recipe:
     Raises RecipeError for a missing file, broken YAML, a key given twice, and, all in one message, for every
     unknown key, missing key and unusable value.
     """
+    return parse(read_text(path), schema, name=str(path))
+
+
+def read_text(path: Path | str) -> str:
+    """The text of the recipe file `path`. Raises RecipeError when it is missing or no text."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(
             f"{path}: there is no such recipe.", "Start one with `niwaki new compress`, or check the path."
@@ -35,7 +40,6 @@ def load(path: Path | str, schema: type[Recipe]) -> Recipe:
         raise RecipeError(
             f"{path}: cannot be read as text ({error}).", "A recipe is a YAML file in UTF-8."
         ) from None
-    return parse(text, schema, name=str(path))
 
 
 def parse(text: str, schema: type[Recipe], *, name: str) -> Recipe:
@@ -170,7 +174,9 @@ def _not_one_of(found: object, expected: str) -> str:
 
 def _section(schema: type[BaseModel], location: _Location) -> type[BaseModel]:
     for part in location:
-        nested = _model_of(schema.model_fields[str(part)].annotation)
+        if isinstance(part, int):  # a place in a list of sections
+            continue
+        nested = _model_of(schema.model_fields[part].annotation)
         assert nested is not None, f"{part} is not a section"
         schema = nested
     return schema

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -27,6 +28,7 @@ _BYTE_SUFFIXES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+_TIME_SUFFIXES = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6")}
 _QUANTITY = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)")
 _SMALLEST_MODEL_PARAMETERS = 1000
 
@@ -80,6 +82,35 @@ def parse_grid_value(value: object) -> int | float:
     return float(number) if not suffix and number != number.to_integral_value() else parse_count(value)
 
 
+def parse_layer(value: object) -> int:
+    """Read a layer: its number from 0, or from the end `last`, `last-2` or a number below zero (-3)."""
+    if isinstance(value, str) and value.strip() == "last":
+        return -1
+    if isinstance(value, str) and value.strip().startswith("last-"):
+        return -1 - parse_count(value.strip().removeprefix("last-"))
+    if value is None:
+        raise ValueError("a layer is missing. A pair has a space behind its colon, as in {29: 13}.")
+    number, suffix = _split(value, "a layer such as 12, last or last-2")
+    if suffix or number != number.to_integral_value():
+        raise ValueError(f"{value!r} is not a layer. Write its number from 0, or last, last-1, last-2.")
+    return int(number)
+
+
+def format_layer(layer: int) -> int | str:
+    """Write a layer so that `parse_layer` reads it back: -3 is 'last-2', 12 stays 12."""
+    return layer if layer >= 0 else "last" if layer == -1 else f"last-{-1 - layer}"
+
+
+def parse_alpha(value: object) -> float | str:
+    """Read a weight: `dynamic`, or a plain number such as 0.5."""
+    if value == "dynamic":
+        return "dynamic"
+    try:
+        return parse_number(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is neither dynamic nor a number such as 0.5.") from None
+
+
 def format_count(count: int) -> str | int:
     """Write a count so that `parse_count` reads it back: 2000000000 is '2B', 4096 stays 4096."""
     for suffix in ("T", "B", "M", "k"):
@@ -119,6 +150,34 @@ class Size:
         if self.num_parameters is not None:
             return f"{format_count(self.num_parameters)} parameters"
         return str(format_size(self))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most that something may be: a `share` of the teacher's, or an absolute `amount`."""
+
+    share: float | None = None
+    amount: float | None = None
+
+
+def parse_bytes_ceiling(value: object) -> Ceiling:
+    """Read the most bytes there may be: `50%` of the teacher's, or `200MB`."""
+    return _parse_ceiling(value, _BYTE_SUFFIXES, "50% of the teacher's, or 200MB")
+
+
+def parse_time_ceiling(value: object) -> Ceiling:
+    """Read the most time that something may take: `60%` of the teacher's, or `40ms`, `1.5s`."""
+    return _parse_ceiling(value, _TIME_SUFFIXES, "60% of the teacher's, or 40ms, 1.5s")
+
+
+def format_bytes_ceiling(ceiling: Ceiling) -> str:
+    """Write a ceiling so that `parse_bytes_ceiling` reads it back."""
+    return _format_ceiling(ceiling, {suffix: _BYTE_SUFFIXES[suffix] for suffix in ("GB", "MB", "kB", "B")})
+
+
+def format_time_ceiling(ceiling: Ceiling) -> str:
+    """Write a ceiling so that `parse_time_ceiling` reads it back."""
+    return _format_ceiling(ceiling, _TIME_SUFFIXES)
 
 
 def parse_size(value: object) -> Size:
@@ -171,6 +230,31 @@ def _parse_interval(value: dict[Any, Any]) -> Size:
     return Size(interval=(low, high))
 
 
+def _parse_ceiling(value: object, units: Mapping[str, Decimal | int], wanted: str) -> Ceiling:
+    if isinstance(value, Ceiling):
+        return value
+    number, suffix = _split(value, wanted)
+    if suffix == "%":
+        if not 0 < number <= 100:
+            raise ValueError(f"{value!r} is not a part of the teacher's. Write more than 0%, at most 100%.")
+        return Ceiling(share=float(number / 100))
+    if suffix not in units:
+        known = {unit.lower(): unit for unit in units}.get(suffix.lower())
+        meant = f"Did you mean '{number}{known}'?" if known and suffix else f"Write {wanted}."
+        raise ValueError(f"{value!r} has no unit that fits here. {meant}")
+    if number <= 0:
+        raise ValueError(f"{value!r} leaves nothing. Write {wanted}.")
+    return Ceiling(amount=float(number * units[suffix]))
+
+
+def _format_ceiling(ceiling: Ceiling, units: Mapping[str, Decimal | int]) -> str:
+    if ceiling.amount is None:
+        return format_fraction(ceiling.share or 0.0)
+    amount = Decimal(repr(ceiling.amount))
+    unit = next((unit for unit, size in units.items() if amount >= size), list(units)[-1])
+    return f"{(amount / units[unit]).normalize():f}{unit}"
+
+
 def _whole_bytes(value: object, number: Decimal, suffix: str) -> int:
     num_bytes = number * _BYTE_SUFFIXES[suffix]
     if num_bytes != num_bytes.to_integral_value() or num_bytes <= 0:
@@ -213,5 +297,9 @@ Number = Annotated[float, BeforeValidator(parse_number)]
 CountOrShare = Annotated[
     int | float, BeforeValidator(parse_count_or_share), PlainSerializer(format_count_or_share)
 ]
+Layer = Annotated[int, BeforeValidator(parse_layer), PlainSerializer(format_layer)]
+Alpha = Annotated[float | Literal["dynamic"], BeforeValidator(parse_alpha)]
 GridValue = Annotated[int | float, BeforeValidator(parse_grid_value)]
+BytesCeiling = Annotated[Ceiling, BeforeValidator(parse_bytes_ceiling), PlainSerializer(format_bytes_ceiling)]
+TimeCeiling = Annotated[Ceiling, BeforeValidator(parse_time_ceiling), PlainSerializer(format_time_ceiling)]
 ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]

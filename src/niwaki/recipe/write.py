@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -34,18 +35,27 @@ def dump(recipe: BaseModel) -> str:
 
 def commented(recipe: BaseModel) -> str:
     """The recipe with the description of every key beside it, sections apart."""
-    blocks = [f"# {_first_sentence(recipe)}\n"]
-    for key, field in type(recipe).model_fields.items():
-        value = getattr(recipe, key)
+    return "\n".join([f"# {_first_sentence(recipe)}", *_rows(recipe, indent="")]) + "\n"
+
+
+def _rows(section: BaseModel, *, indent: str) -> Iterator[str]:
+    written = section.model_dump(mode="json")
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
         if isinstance(value, BaseModel):
-            rows = [f"\n{key}:".ljust(_COMMENT_COLUMN + 1) + f"# {_first_sentence(value)}"]
-            written = value.model_dump(mode="json")
-            for name, part in type(value).model_fields.items():
-                rows.append(_row(f"  {name}", written[name], part.description))
-            blocks.append("\n".join(rows) + "\n")
+            if not indent:
+                yield ""
+            yield f"{indent}{key}:".ljust(_COMMENT_COLUMN) + f"# {_first_sentence(value)}"
+            yield from _rows(value, indent=indent + "  ")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            yield ""
+            yield _row(f"{indent}{key}", None, field.description).replace(": null", ":     ")
+            for item in value:
+                first, *others = _rows(item, indent=indent + "    ")
+                yield f"{indent}  - {first.strip()}"
+                yield from others
         else:
-            blocks.append(_row(key, recipe.model_dump(mode="json")[key], field.description) + "\n")
-    return "".join(blocks)
+            yield _row(f"{indent}{key}", written[key], field.description)
 
 
 def _row(key: str, value: Any, description: str | None) -> str:

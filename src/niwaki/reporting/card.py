@@ -11,7 +11,8 @@ import yaml
 
 from niwaki.errors import RunError
 from niwaki.reporting import words
-from niwaki.reporting.collect import Collected, collect
+from niwaki.reporting.collect import collect
+from niwaki.reporting.facts import Collected
 from niwaki.reporting.page import provenance, render, sample_columns, write_atomically
 from niwaki.reporting.table import TITLES, comparison
 
@@ -62,12 +63,17 @@ def _card_facts(run: Collected, licence: dict[str, str]) -> dict[str, Any]:
         "licence": licence.get("license"),
         "trim": run.trim,
         "distilled": run.finished["4-distill"],
+        "taught_by": public_name(run.distill_teacher_path) if run.distill_teacher_path else "the whole model",
         "table": comparison(run.results),
         "titles": TITLES,
         "samples": run.samples,
         "sample_columns": sample_columns(run.samples),
         "recipe": run.recipe,
-        "provenance": [fact for fact in provenance(run) if fact[0] not in ("Command", "Teacher", "Data")],
+        "provenance": [
+            fact
+            for fact in provenance(run)
+            if fact[0] not in ("Command", "Teacher", "Distilled from", "Data")
+        ],
     }
 
 

@@ -9,144 +9,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from niwaki.errors import RunError
+from niwaki.reporting.facts import (
+    MODELS,
+    Candidate,
+    Choice,
+    Collected,
+    Curve,
+    Depth,
+    Front,
+    Importance,
+    Interval,
+    Result,
+    Sample,
+    Settled,
+    Trim,
+)
 
 Facts = TypeVar("Facts")
 
-MODELS = ("teacher", "trimmed", "distilled", "random")
 STAGES = ("1-score", "2-choose", "3-trim", "4-distill", "5-evaluate")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its confidence interval, as the evaluation wrote them."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the evaluation measured of one model; `None` where it measured nothing.
-
-    `tasks` maps a task to its metrics, and each of those to (value, standard error or `None`).
-    """
-
-    num_parameters: int | None
-    held_out_loss: Interval | None
-    curve_loss: float | None  # on the rows of the training curves alone
-    bits_per_byte: float | None
-    perplexity: float | None
-    kl_to_teacher: Interval | None
-    tasks: dict[str, dict[str, tuple[float, float | None]]]
-    prefill_tokens_per_s: float | None
-    decode_tokens_per_s: float | None
-    weights_bytes: int | None
-    kv_bytes_per_token: float | None
-    disk_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and what each model went on to write, by name of model."""
-
-    prompt: str
-    continuations: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Importance:
-    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty."""
-
-    layer: list[float]
-    ffn: list[list[float]]
-    group: list[list[list[float]]]
-    hidden: list[float]
-    num_samples: int | None
-    sequence_length_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One shape that was considered; losses in nats per token, before and after its short distillation."""
-
-    sizes: dict[str, int]
-    num_parameters: int
-    loss_before: float | None
-    loss_after: float | None
-    curve: list[tuple[float, float]]
-    chosen: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The shapes considered for a budget."""
-
-    budget: dict[str, Any]
-    teacher_sizes: dict[str, int]
-    teacher_num_parameters: int
-    candidates: list[Candidate]
-
-    @property
-    def chosen(self) -> Candidate | None:
-        """The candidate that was trimmed, if the stage has settled on one."""
-        return next((candidate for candidate in self.candidates if candidate.chosen), None)
-
-
-@dataclass(frozen=True)
-class Trim:
-    """What was kept: `keep` per axis in the numbering of the teacher; an absent axis is kept whole."""
-
-    keep: dict[str, Any]
-    sizes_from: dict[str, int]
-    sizes_to: dict[str, int]
-    num_parameters_from: int
-    num_parameters_to: int
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A training run: (tokens seen, loss) per logged step, and the held-out loss along the way."""
-
-    training: list[tuple[float, float]]
-    held_out: list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Collected:
-    """Everything a report or a model card says about one run."""
-
-    run_dir: Path
-    recipe: str | None
-    manifest: dict[str, Any]
-    importance: Importance | None
-    choice: Choice | None
-    trim: Trim | None
-    curves: dict[str, Curve]
-    results: dict[str, Result]
-    samples: list[Sample]
-    finished: dict[str, bool] = field(default_factory=dict)
-
-    @property
-    def student_dir(self) -> Path:
-        """Where the distilled model is, or will be, saved."""
-        return self.run_dir / "4-distill" / "model"
-
-    @property
-    def teacher_path(self) -> str | None:
-        """The teacher as the manifest names it: a folder or a name on the Hub."""
-        path = self.manifest.get("teacher", {}).get("path")
-        return None if path is None else str(path)
-
-    @property
-    def name(self) -> str:
-        """The name of the run: that of its directory."""
-        return self.run_dir.resolve().name
 
 
 def collect(run_dir: str | Path) -> Collected:
@@ -174,6 +59,7 @@ def collect(run_dir: str | Path) -> Collected:
         manifest=_read(run / "manifest.json", dict) or {},
         importance=_read(run / "1-score" / "importance.json", _importance),
         choice=_read(run / "2-choose" / "candidates.json", _choice),
+        depth=_read(run / "2-choose" / "depth.json", _depth),
         trim=_read(run / "3-trim" / "model" / "trim.json", _trim),
         curves={name: curve for name, curve in curves.items() if curve is not None},
         results=results,
@@ -206,6 +92,7 @@ def _importance(raw: dict[str, Any]) -> Importance:
         ffn=raw.get("ffn") or [],
         group=raw.get("group") or [],
         hidden=raw.get("hidden") or [],
+        measure=raw.get("measure") or "activation",
         num_samples=raw.get("num_samples"),
         sequence_length_tokens=raw.get("sequence_length_tokens"),
     )
@@ -224,15 +111,42 @@ def _choice(raw: dict[str, Any]) -> Choice:
                 loss_after=_finite(candidate.get("loss_after")),
                 curve=_finite_points(candidate.get("curve") or []),
                 chosen=bool(candidate.get("chosen")),
+                stopped=candidate.get("stopped"),
+                kv_cache_bytes=_finite(candidate.get("kv_cache_bytes")),
+                latency_s=_finite(candidate.get("latency_s")),
             )
             for candidate in raw["candidates"]
         ],
+        settled=_settled(raw.get("settled")),
+        trained_tokens=(raw.get("trial_tokens") or {}).get("trained"),
+        saved_tokens=(raw.get("trial_tokens") or {}).get("saved"),
+        fronts={
+            objective: Front(front=list(found["front"]), knee=found["knee"])
+            for objective, found in (raw.get("pareto") or {}).items()
+        },
     )
+
+
+def _settled(raw: Mapping[str, Any] | None) -> Settled | None:
+    if raw is None:
+        return None
+    return Settled(
+        steps=list(raw["steps"]),
+        ranks=[list(ranks) for ranks in raw["ranks"]],
+        winner_step=raw["winner_step"],
+        order_step=raw["order_step"],
+    )
+
+
+def _depth(raw: dict[str, Any]) -> Depth:
+    values = {tuple(each["layers"]): float(each["value"]) for each in raw["removed"]}
+    return Depth(measure=str(raw["measure"]), values=values)
 
 
 def _trim(raw: dict[str, Any]) -> Trim:
     return Trim(
         keep=dict(raw["keep"]),
+        dropped_layers=list(raw.get("dropped_layers") or []),
         sizes_from=dict(raw["parent_sizes"]),
         sizes_to=dict(raw["sizes"]),
         num_parameters_from=int(raw["num_parent_parameters"]),

@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from niwaki.reporting import figures, words
-from niwaki.reporting.collect import Collected, Interval, Sample, collect
+from niwaki.reporting.collect import collect
+from niwaki.reporting.facts import Collected, Interval, Sample
 from niwaki.reporting.table import TITLES, comparison
 
 WIDE, NARROW = 760.0, 346.0
@@ -84,8 +85,14 @@ def page_facts(run: Collected) -> dict[str, Any]:
         "trees": _trees(run),
         "importance": _importance(run),
         "hidden": _hidden(run),
+        "depth": _depth(run),
+        "dropped_layers": _dropped_layers(run),
         "ranking": _ranking(run),
         "candidate_curves": _candidate_curves(run),
+        "bump": _bump(run),
+        "settled": words.settled(run),
+        "halved": words.halved(run),
+        "pareto": _pareto(run),
         "held_out_curves": _held_out_curves(run),
         "training_curves": _training_curves(run),
         "samples": run.samples,
@@ -112,6 +119,7 @@ def provenance(run: Collected) -> list[tuple[str, str]]:
         "Seed": manifest.get("seed"),
         "Teacher": run.teacher_path,
         "Teacher fingerprint": teacher.get("fingerprint"),
+        "Distilled from": run.distill_teacher_path,
         "Data": data.get("source"),
         "Data fingerprint": data.get("fingerprint"),
         "Training tokens": _maybe(data.get("num_train_tokens"), words.quantity),
@@ -190,7 +198,8 @@ def _trees(run: Collected) -> Figure | None:
     else:
         return None
     captions = (
-        f"Teacher, {words.quantity(counts[0])} parameters",
+        f"{TITLES['parent' if run.distill_teacher_path else 'teacher']}, "
+        f"{words.quantity(counts[0])} parameters",
         f"Student, {words.quantity(counts[1])} parameters",
     )
     return _both(lambda width: figures.trees(whole, cut, kept, captions, width))
@@ -212,11 +221,65 @@ def _hidden(run: Collected) -> Figure | None:
     return _both(lambda width: figures.importance_of_hidden(scores, keep, width))
 
 
+def _dropped_layers(run: Collected) -> str | None:
+    """The layers that went, in a sentence."""
+    names = run.trim.dropped_layers if run.trim else []
+    if not names:
+        return None
+    return f"{'Layer' if len(names) == 1 else 'Layers'} dropped: {', '.join(names)}."
+
+
+def _depth(run: Collected) -> Figure | None:
+    """The measure without each block, or single layer, that the dropped ones were chosen from."""
+    if run.depth is None or run.trim is None or "layer" not in run.trim.keep:
+        return None
+    values = run.depth.values
+    gone = [n for n in range(run.trim.sizes_from["layer"]) if n not in run.trim.keep["layer"]]
+    chosen = [tuple(gone)] if tuple(gone) in values else [(layer,) for layer in gone]
+    length = len(chosen[0])
+    tried = sorted((layers[0], value) for layers, value in values.items() if len(layers) == length)
+    if len(tried) < 2 or not all(layers in values for layers in chosen):
+        return None
+    of_what = "layer" if length == 1 else f"block of {length} layers"
+    lines = [figures.Line("", "plain", [(float(start), value) for start, value in tried], marked=True)]
+    lines += [
+        figures.Line("dropped", "random", [(float(layers[0]), values[layers])], marked=True)
+        for layers in chosen
+    ]
+    measure = "block influence" if run.depth.measure == "influence" else run.depth.measure
+    whole = values.get(()) if run.depth.measure != "influence" else None
+    return _both(
+        lambda width: figures.line_chart(
+            lines,
+            width=width,
+            label=f"{measure} of the teacher without each {of_what}, by the number of its first layer.",
+            x_title="first layer that is left out" if length > 1 else "layer that is left out",
+            y_title=measure,
+            log=False,
+            reference=None if whole is None else (TITLES["teacher"], whole),
+        )
+    )
+
+
 def _ranking(run: Collected) -> Figure | None:
     if run.choice is None or not run.choice.candidates:
         return None
     candidates = run.choice.candidates
     return _both(lambda width: figures.ranking(candidates, width))
+
+
+def _bump(run: Collected) -> Figure | None:
+    if run.choice is None or run.choice.settled is None:
+        return None
+    settled, candidates = run.choice.settled, run.choice.candidates
+    return _both(lambda width: figures.bump(settled, candidates, width))
+
+
+def _pareto(run: Collected) -> Figure | None:
+    if run.choice is None or not run.choice.fronts or len(run.choice.candidates) < 2:
+        return None
+    candidates, fronts = run.choice.candidates, run.choice.fronts
+    return _both(lambda width: figures.pareto(candidates, fronts, width))
 
 
 def _candidate_curves(run: Collected) -> Figure | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from niwaki.reporting.collect import MODELS, Interval, Result
+from niwaki.reporting.facts import MODELS, Interval, Result
 from niwaki.reporting.words import loss, megabytes, quantity, significant, times
 
 TITLES = {
     "teacher": "Teacher",
+    "parent": "Parent",
+    "corrected": "Corrected",
     "trimmed": "Trimmed",
     "distilled": "Distilled",
     "random": "Random weights",

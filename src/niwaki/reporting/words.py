@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niwaki.reporting.collect import Collected
+from niwaki.reporting.facts import Collected
 
 NARROW_SPACE = "\u202f"
 
@@ -61,6 +61,45 @@ def shape(sizes: dict[str, int]) -> str:
     if "kv" in sizes and "group" in sizes:
         parts.append(f"{sizes['kv'] * sizes['group']} heads ({sizes['kv']} kv)")
     return " · ".join(parts)
+
+
+def shape_in_short(sizes: dict[str, int]) -> str:
+    """A shape in a few characters: 6 × 192 × 512, which are layers, hidden and ffn; other heads are added."""
+    inner = next((sizes[axis] for axis in ("ffn", "effn") if axis in sizes), None)
+    parts = [sizes.get("layer"), sizes.get("hidden"), inner]
+    return " × ".join(str(part) for part in parts if part is not None)
+
+
+def milliseconds(duration_s: float) -> str:
+    """A latency in milliseconds."""
+    return f"{significant(duration_s * 1000)}{NARROW_SPACE}ms"
+
+
+def settled(run: Collected) -> str | None:
+    """When the ranking of the candidates settled, or that it never did."""
+    found = run.choice.settled if run.choice else None
+    if found is None:
+        return None
+    last = found.steps[-1]
+    if found.winner_step is None:
+        return (
+            f"The first place still changed at the end of the trials, step {last}: the ranking never settled."
+        )
+    winner = f"The chosen shape was first from step {found.winner_step} of {last} on"
+    if found.order_step is None:
+        return f"{winner}; the order of the others never settled within the trial."
+    return f"{winner}, and the whole order stood from step {found.order_step} on."
+
+
+def halved(run: Collected) -> str | None:
+    """What stopping candidates early saved, where any was."""
+    choice = run.choice
+    if choice is None or not choice.saved_tokens or not choice.trained_tokens:
+        return None
+    return (
+        f"The worse half stopped early, drawn as rings: {quantity(choice.trained_tokens)} tokens of trials "
+        f"instead of {quantity(choice.trained_tokens + choice.saved_tokens)}."
+    )
 
 
 def headline(run: Collected) -> str:

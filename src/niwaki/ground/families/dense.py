@@ -46,6 +46,7 @@ OLMO_LIKE = (
         OLMO | POST_NORMS | WIDE_NORMS,
         SIZES,
         norms=OLMO_POST_NORMS,
+        norms_after=True,
         no_rotation=NORMS_AFTER,
     ),
     Family(
@@ -53,6 +54,7 @@ OLMO_LIKE = (
         OLMO | POST_NORMS | WIDE_NORMS,
         SIZES,
         norms=OLMO_POST_NORMS,
+        norms_after=True,
         per_layer_fields=LAYER_TYPES,
         no_rotation=NORMS_AFTER,
     ),

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Importance
+from niwaki.reporting.facts import Importance
 from niwaki.reporting.figures.svg import Scale, figure, hover, tag, text
 from niwaki.reporting.words import significant
 
@@ -41,7 +41,11 @@ def importance_by_layer(importance: Importance, keep: dict[str, Any] | None, wid
     panels = [
         (name, share, rows)
         for name, share, rows in (
-            ("Layers: block influence", 0.22, _layer_rows(importance, keep)),
+            (
+                "Layers: block influence" if importance.measure == "activation" else "Layers",
+                0.22,
+                _layer_rows(importance, keep),
+            ),
             ("Attention heads", 0.26, _head_rows(importance, keep)),
             ("Feed-forward neurons, sorted", 0.52, _ffn_rows(importance, keep)),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Interval
+from niwaki.reporting.facts import Interval
 from niwaki.reporting.figures.svg import Scale, figure, hover, spread, tag, text
 from niwaki.reporting.words import loss, short
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from niwaki.reporting.collect import Candidate
+from niwaki.reporting.facts import Candidate
 from niwaki.reporting.figures.svg import Scale, figure, hover, tag, text
 from niwaki.reporting.words import loss, quantity, shape, short
 
@@ -44,12 +44,19 @@ def ranking(candidates: list[Candidate], width: float) -> Markup:
 
 
 def ordered(candidates: list[Candidate]) -> list[Candidate]:
-    """Best first: by the loss after the short distillation, then after trimming; unmeasured last."""
+    """Best first: by the loss after the short distillation, then after trimming; unmeasured last.
 
-    def key(candidate: Candidate) -> tuple[float, float]:
+    A loss that was measured when a trial stopped early is behind all that were measured at its end.
+    """
+
+    def key(candidate: Candidate) -> tuple[bool, float, float]:
         last = float("inf")
         after = last if candidate.loss_after is None else candidate.loss_after
-        return after, last if candidate.loss_before is None else candidate.loss_before
+        return (
+            candidate.stopped is not None,
+            after,
+            last if candidate.loss_before is None else candidate.loss_before,
+        )
 
     return sorted(candidates, key=key)
 

@@ -1,0 +1,326 @@
+"""A model larger than memory: its layers stay on disk and are read one at a time.
+
+In: a model folder. Out: a `transformers` model on which everything works that runs a model forward, because
+each layer reads its weights when it is called and lets go of them after. `decode` is the way that makes it
+usable: it takes many rows through a layer before it reads the next, in the model's own forward.
+
+The hidden states between two layers stay in memory, for as many rows as the allowance holds; more rows read
+the checkpoint again. Keeping all rows in a file instead would read the weights once, but move every hidden
+state to disk and back for every layer, which is more as soon as memory holds half a layer of hidden states.
+Each layer is loaded by stock `transformers` as a model of one layer, so that tensors that it renames or joins
+(experts) come out as it makes them.
+
+Shapes: B rows, S positions, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+from niwaki.errors import CheckpointError
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.family import Family, family_of
+from niwaki.ground.layers import layer_list, layer_output, only_layers, starting_from
+from niwaki.ground.model import load_model, local_folder
+from niwaki.ground.saved import memory_limit_bytes, no_progress_bars
+
+# The rest is for activations.
+WEIGHTS_SHARE = 0.75
+# Of what the weights in memory leave; the other half is for the activations of one batch.
+HIDDEN_SHARE = 0.5
+
+Arguments = Mapping[str, Tensor]
+
+
+def load_or_stream(
+    name: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """`load_model`, or `stream_model` with a line saying so when the weights do not fit.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or not even one of its layers fits.
+        FamilyError: it does not fit, and no table describes its family.
+    """
+    folder = local_folder(name)
+    checkpoint = Checkpoint(folder)
+    num_bytes, allowed_bytes = _num_bytes(checkpoint, dtype), allowed_memory_bytes(device)
+    if fits(num_bytes, device):
+        return load_model(folder, dtype=dtype, device=device)
+    Console(stderr=True, highlight=False).print(
+        f"{name}: {num_bytes / 1e9:.1f} GB of weights, {allowed_bytes / 1e9:.1f} GB of memory allowed; "
+        "reading them layer by layer.",
+        soft_wrap=True,
+    )
+    return stream_model(folder, dtype=dtype, device=device)
+
+
+def allowed_memory_bytes(device: str | torch.device) -> int:
+    """Memory of the device that models are run on, or what this process may use of the machine's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return memory_limit_bytes()
+
+
+def fits(num_bytes: int, device: str | torch.device) -> bool:
+    """Whether weights of so many bytes leave enough memory to run them."""
+    return num_bytes <= WEIGHTS_SHARE * allowed_memory_bytes(device)
+
+
+def stream_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    memory_bytes: int | None = None,
+) -> PreTrainedModel:
+    """A model whose layers are read from `folder` whenever they run; embedding, norm and head stay loaded.
+
+    Args:
+        folder: a Hugging Face folder with safetensors weights; it must stay as it is.
+        dtype: of the weights; that of the checkpoint by default.
+        device: where layers run. Hidden states wait in the machine's memory.
+        memory_bytes: how much memory to use; what the process is allowed by default.
+
+    Raises:
+        CheckpointError: the folder is damaged, or embedding, head and one layer need more than that.
+        FamilyError: no table describes the family.
+    """
+    checkpoint = Checkpoint(folder)
+    dtype = checkpoint.dtype(checkpoint.names()[0]) if dtype is None else dtype
+    config, family = checkpoint.config, family_of(checkpoint.config)
+    reader = _Reader(checkpoint, family, dtype, torch.device(device))
+    memory_bytes = memory_limit_bytes() if memory_bytes is None else memory_bytes
+    left_bytes = memory_bytes - reader.resident_bytes
+    if left_bytes <= 0:
+        raise CheckpointError(
+            f"{folder}: embedding, head and one layer need {reader.resident_bytes / 1e9:.1f} GB; "
+            f"{memory_bytes / 1e9:.1f} GB of memory are allowed.",
+            "Allow more memory, or run in bfloat16 if the weights are float32.",
+        )
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.load_state_dict(reader.ends(), strict=False, assign=True)
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    model.requires_grad_(False)
+    stream = _Stream(reader, list(layer_list(model)), int(HIDDEN_SHARE * left_bytes))
+    for number, layer in enumerate(stream.layers):
+        layer.register_forward_pre_hook(lambda module, args, number=number: stream.load(number))
+        layer.register_forward_hook(
+            lambda module, args, output, number=number: stream.release(number), always_call=True
+        )
+    model.niwaki_stream = stream
+    return model.eval()
+
+
+def is_streamed(model: nn.Module) -> bool:
+    """Whether the layers of a model are read from disk whenever they run."""
+    return isinstance(getattr(model, "niwaki_stream", None), _Stream)
+
+
+def rows_at_once(model: PreTrainedModel, *, batch_rows: int, row_tokens: int) -> int:
+    """How many rows `decode` should be given: one batch, or as many batches as one reading can serve."""
+    if not is_streamed(model):
+        return batch_rows
+    row_bytes = row_tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    return max(1, model.niwaki_stream.hidden_bytes // (row_bytes * batch_rows)) * batch_rows
+
+
+def passes_per_batch(model: PreTrainedModel) -> int:
+    """How often `decode` calls the model for each batch."""
+    return len(model.niwaki_stream.layers) if is_streamed(model) else 1
+
+
+def decode(
+    model: PreTrainedModel,
+    batches: Sequence[Arguments],
+    *,
+    around: Callable[[int], AbstractContextManager[Any]] = lambda number: nullcontext(),
+) -> Iterator[Tensor]:
+    """Run batches through a decoder without its head: [B, S, D] last hidden states, batch after batch.
+
+    A model in memory takes one batch after the other; a streamed one takes all of them through a layer before
+    it reads the next. The two make the same bits.
+
+    Args:
+        batches: keyword arguments of the decoder, such as `input_ids` [B, S]; not the key-value cache.
+        around: batch number -> a context that is entered for each call of the model on this batch: once, or,
+            streamed, once for each layer, and then only the modules of that layer run.
+    """
+    if is_streamed(model):
+        yield from _by_layers(model, model.niwaki_stream, batches, around)
+        return
+    for number, arguments in enumerate(batches):
+        with around(number):
+            hidden_BSD: Tensor = model.base_model(**arguments, use_cache=False).last_hidden_state
+        yield hidden_BSD
+
+
+def _by_layers(
+    model: PreTrainedModel,
+    stream: _Stream,
+    batches: Sequence[Arguments],
+    around: Callable[[int], AbstractContextManager[Any]],
+) -> Iterator[Tensor]:
+    waiting: list[Tensor] = []
+    last = len(stream.layers) - 1
+    for number, layer in enumerate(stream.layers):
+        found: list[Tensor] = []
+        with stream.holding(number), only_layers(model, [number]), _outputs(layer, found):
+            for batch, arguments in enumerate(batches):
+                start = (
+                    starting_from(layer, waiting[batch].to(stream.reader.device)) if number else nullcontext()
+                )
+                with start, around(batch):
+                    ended = model.base_model(**arguments, use_cache=False).last_hidden_state
+                hidden = ended if number == last else found[0]
+                found.clear()
+                if number:
+                    waiting[batch] = hidden.to("cpu")
+                else:
+                    waiting.append(hidden.to("cpu"))
+    for hidden in waiting:
+        yield hidden.to(stream.reader.device)
+
+
+def _num_bytes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
+    specs = [checkpoint.spec(name) for name in checkpoint.names()]
+    return sum(spec.num_elements * (dtype or spec.dtype).itemsize for spec in specs)
+
+
+@contextmanager
+def _outputs(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
+    handle = layer.register_forward_hook(lambda module, args, output: found.append(layer_output(output)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the layers of a checkpoint, and the ends of the model: what lies outside the layers."""
+
+    checkpoint: Checkpoint
+    family: Family
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def resident_bytes(self) -> int:
+        """The ends, and one layer twice: as it is on disk and as it runs."""
+        num_bytes = 0
+        for name, layer in self._layer_of.items():
+            spec = self.checkpoint.spec(name)
+            if layer is None or layer == 0:
+                num_bytes += spec.num_elements * self.dtype.itemsize
+            if layer == 0:
+                num_bytes += spec.num_bytes
+        return num_bytes
+
+    def ends(self) -> dict[str, Tensor]:
+        """What lies outside the layers, by the names in memory."""
+        return {
+            name: part for name, part in self._model(None).items() if self.family.match(name).layer is None
+        }
+
+    def layer(self, number: int) -> dict[str, Tensor]:
+        """The parameters of one layer, by their names inside it."""
+        prefix = self.family.layer_prefix.format(layer=0) + "."
+        parts = self._model(number)
+        return {name.removeprefix(prefix): parts[name] for name in parts if name.startswith(prefix)}
+
+    def _model(self, number: int | None) -> dict[str, Tensor]:
+        """The parameters of a model of one layer.
+
+        Its layer (where `number` is None) or else its ends are zeros that take no memory.
+        """
+        config, family = self.checkpoint.config, self.family
+        sizes = family.axis_sizes(config)
+        keep = {"layer": torch.tensor([number or 0])}
+        state = {}
+        for name, layer in self._layer_of.items():
+            if layer not in (None, number or 0):
+                continue
+            if layer == number:
+                part = self.checkpoint.read(name)
+            else:
+                part = torch.zeros((), dtype=self.dtype).expand(self.checkpoint.shape(name))
+            taken = family.take(name, part, sizes, keep)
+            assert taken is not None, name
+            state[taken[0]] = taken[1]
+        stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        try:
+            with no_progress_bars():
+                model, info = stock.from_pretrained(
+                    None,
+                    config=family.resize(config, {"layer": 1}, keep),
+                    state_dict=state,
+                    dtype=self.dtype,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint.path}: layer {number} cannot be loaded: {str(error).splitlines()[0]}",
+                "Check that the folder was not changed, and that its weights belong to its config.json.",
+            ) from error
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"{self.checkpoint.path}: {min(info['missing_keys'])!r} is missing for layer {number}.",
+                "Fetch the checkpoint again; these weights would have been random.",
+            )
+        return {
+            name: part.detach().to(self.device)
+            for name, part in model.named_parameters(remove_duplicate=False)
+        }
+
+    @cached_property
+    def _layer_of(self) -> dict[str, int | None]:
+        names = (name for name in self.checkpoint.names() if not self.family.is_unread(name))
+        return {name: self.family.match(name).layer for name in names}
+
+
+@dataclass
+class _Stream:
+    """The layers of a streamed model: which are loaded, and how many hidden states may wait in memory."""
+
+    reader: _Reader
+    layers: list[nn.Module]
+    hidden_bytes: int
+    held: set[int] = field(default_factory=set)
+
+    def load(self, number: int) -> None:
+        """Give a layer its weights, unless it is held."""
+        if number not in self.held:
+            self.layers[number].load_state_dict(self.reader.layer(number), assign=True, strict=False)
+
+    def release(self, number: int) -> None:
+        """Take a layer's weights away again, unless it is held."""
+        if number not in self.held:
+            layer = self.layers[number]
+            empty = {name: torch.empty_like(part, device="meta") for name, part in layer.named_parameters()}
+            layer.load_state_dict(empty, assign=True, strict=False)
+
+    @contextmanager
+    def holding(self, number: int) -> Iterator[None]:
+        """While the block runs, a layer keeps its weights."""
+        self.load(number)
+        self.held.add(number)
+        try:
+            yield
+        finally:
+            self.held.discard(number)
+            self.release(number)

@@ -1,0 +1,101 @@
+"""A family of models out of one teacher, in steps (arXiv 2407.14679, Table 11: 15B -> 8B -> 4B).
+
+Each member is an ordinary compress run inside the family's directory, cut from the member before (or from
+the teacher) and taught by the teacher (or by the member before). At the end they are laid side by side, with
+what they cost and what training each from scratch would have cost.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from niwaki.evaluation.speed import measure_speed
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.run import check_inputs, write_atomically
+from niwaki.pipelines import compress
+from niwaki.pipelines.compare import NEW_TOKENS, PROMPT_TOKENS
+from niwaki.pipelines.family_account import account
+from niwaki.pipelines.family_plan import plan_family, size_from
+from niwaki.pipelines.family_table import show_results
+from niwaki.pipelines.inputs import Inputs
+from niwaki.pipelines.open_run import MANIFEST, begin
+from niwaki.pipelines.plan import own_shape, read_config
+from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.family import FamilyRecipe
+from niwaki.reporting.family_page import FAMILY, write_family_report
+
+SPEED = "speed.json"
+
+
+def run(recipe: FamilyRecipe, *, out: Path) -> dict[str, Any]:
+    """Make every member; returns what `family.json` holds. A killed run goes on where it stopped."""
+    plan_family(recipe, out=out, flops_per_s=1.0).raise_problems()
+    singles = member_recipes(recipe, out)
+    _check_begun(recipe, singles, out)
+    inputs = Inputs(singles[0])
+    begin(out, recipe, inputs.facts(), {})
+    for folder, single in zip(recipe.folders, singles, strict=True):
+        compress.run(single, out=out / folder)
+    speeds = _speeds(recipe, inputs, out) if recipe.evaluate.speed else {}
+    result = account(recipe, singles, out, speeds=speeds)
+    write_atomically(out / FAMILY, json.dumps(result, indent=1))
+    report(out)
+    show_results(result, out=out)
+    return result
+
+
+def report(out: Path) -> None:
+    """Write the page about the family, and that of each member again."""
+    for folder in sorted(out.glob("*/" + MANIFEST)):
+        compress.report_stage(folder.parent)
+    write_family_report(out)
+
+
+def member_recipes(recipe: FamilyRecipe, out: Path) -> list[CompressRecipe]:
+    """The compress recipe of each member, in order."""
+    teacher = own_shape(read_config(recipe.teacher))
+    made = [str(out / folder / compress.DISTILL / "model") for folder in recipe.folders]
+    recipes = []
+    for index, member in enumerate(recipe.members):
+        previous = made[index - 1] if index else recipe.teacher
+        cut = previous if member.cut_from == "previous" else recipe.teacher
+        taught_by = previous if member.learn_from == "previous" else recipe.teacher
+        recipes.append(
+            recipe.compress_recipe(
+                index,
+                to=size_from(recipe, index, teacher.num_parameters),
+                teacher=cut,
+                distill_teacher=None if taught_by == cut else taught_by,
+            )
+        )
+    return recipes
+
+
+def _check_begun(recipe: FamilyRecipe, singles: list[CompressRecipe], out: Path) -> None:
+    """Refuse a changed recipe before its file is written over: members that were begun must be the same."""
+    for folder, single in zip(recipe.folders, singles, strict=True):
+        if (out / folder / MANIFEST).exists():
+            for name, inputs in compress.stage_inputs(single, Inputs(single)).items():
+                check_inputs(out / folder, name, inputs)
+
+
+def _speeds(recipe: FamilyRecipe, inputs: Inputs, out: Path) -> dict[str, Any]:
+    """All models in the same minutes: what the members' own runs measured was on another day.
+
+    Kept in `speed.json`, and measured again when the models are others.
+    """
+    folders = {name: out / name / compress.DISTILL / "model" for name in recipe.folders}
+    models = {"teacher": inputs.teacher_folder, **folders}
+    prints = {name: Checkpoint(path).fingerprint() for name, path in models.items()}
+    if (out / SPEED).exists():
+        kept: dict[str, Any] = json.loads((out / SPEED).read_text())
+        if kept["models"] == prints:
+            return dict(kept["speeds"])
+    loaded = {name: inputs.load(path) for name, path in models.items()}
+    measured = measure_speed(loaded, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
+    speeds = {name: asdict(speed) for name, speed in measured.items()}
+    write_atomically(out / SPEED, json.dumps({"models": prints, "speeds": speeds}, indent=1))
+    return speeds
