@@ -108,7 +108,9 @@ def test_ranking_by_loss_costs_no_trials(planned):
 
 
 def test_halving_costs_what_is_left_of_the_trials(planned):
-    full, once, twice = (planned(choose={"halving": halving}) for halving in (0, 1, 2))
+    full, once, twice = (
+        planned(choose={"halving": halving}, trim={"repair": False}) for halving in (0, 1, 2)
+    )
     assert len(full.candidates) == 8
     work = [found.stages[1].flops for found in (full, once, twice)]
     # 8 + 4 of 16 halves, 8 + 4 + 2 * 2 of 32 quarters

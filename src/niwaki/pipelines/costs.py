@@ -138,37 +138,28 @@ def stage_costs(
     further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
     measured = work.evaluate_tokens * student.forward_flops(length)
-    before = (
-        StageCost(
-            "correct",
-            flops=3 * work.correct_tokens * once,
-            memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
-            read_bytes=teacher_bytes,
-            written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
-        ),
+    correct = StageCost(
+        "correct",
+        flops=3 * work.correct_tokens * once,
+        memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
+        read_bytes=teacher_bytes,
+        written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
     )
-    cache = (
-        StageCost(
-            "cache",
-            flops=work.cache_tokens * tutor_once,
-            memory_bytes=tutor_bytes,
-            read_bytes=tutor_bytes,
-            written_bytes=work.cache_tokens * work.cache_bytes_per_token,
-        ),
+    cache = StageCost(
+        "cache",
+        flops=work.cache_tokens * tutor_once,
+        memory_bytes=tutor_bytes,
+        read_bytes=tutor_bytes,
+        written_bytes=work.cache_tokens * work.cache_bytes_per_token,
     )
     repaired = REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length))
     # The repaired student is saved before the bare one is removed.
     cut_bytes = student_bytes * (2 if work.repair_tokens else 1)
     both_bytes = teacher_bytes + BYTES_FLOAT32 * student.num_parameters if work.repair_tokens else 0
     return (
-        *(before if work.correct_tokens else ()),
-        StageCost(
-            "score",
-            flops=scoring,
-            memory_bytes=teacher_bytes + held_bytes,
-            read_bytes=teacher_bytes,
-        ),
-        *(cache if work.has_cache else ()),
+        *([correct] if work.correct_tokens else []),
+        StageCost("score", scoring, teacher_bytes + held_bytes, read_bytes=teacher_bytes),
+        *([cache] if work.has_cache else []),
         StageCost(
             "choose",
             flops=work.basis_tokens * once
