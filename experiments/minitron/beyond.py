@@ -74,7 +74,7 @@ def main() -> None:
 
     def measure(axis: str, part: tuple[int, int], *, rotated: bool, rescaled: bool, repaired: bool) -> Any:
         new = sizes | {axis: sizes[axis] * part[0] // part[1]}
-        keep = select(scores, new)
+        keep = select(scores.importances(), scores.sizes, new)
         edits = []
         if rotated:
             keep["hidden"] = torch.arange(new["hidden"])
