@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from niwaki.pipelines.costs import family_saving, scratch_flops
 from niwaki.pipelines.family_plan import MAKING, FamilyPlan
+from niwaki.pipelines.plan_table import show_findings
 from niwaki.pipelines.results_table import task_score
 from niwaki.pipelines.spoken import in_bytes, in_words
 from niwaki.reporting.family_page import FAMILY
@@ -32,14 +32,7 @@ def show_plan(plan: FamilyPlan) -> None:
         console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
         console.print(f"Writes {plan.out}/ ({in_bytes(written_bytes)} at most)", soft_wrap=True)
         console.print(_saving(plan), soft_wrap=True)
-    errors = Console(stderr=True, highlight=False)
-    for warning in plan.warnings:
-        errors.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
-    for problem in plan.problems:
-        errors.print(Text(problem.message, style="red"), soft_wrap=True)
-        errors.print(Text(f"  {problem.remedy}"), soft_wrap=True)
-    if not plan.problems:
-        console.print(Text("Nothing stands in the way.", style="green"))
+    show_findings(plan.warnings, plan.problems)
 
 
 def show_results(family: Mapping[str, Any], *, out: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from niwaki.errors import NiwakiError
 from niwaki.ground.family import FAMILIES
 from niwaki.pipelines.costs import Shape
 from niwaki.pipelines.plan import Plan
@@ -29,14 +32,19 @@ def show(plan: Plan) -> None:
         console.print(_where(plan), soft_wrap=True)
         console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
         console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)
+    show_findings(plan.warnings, plan.problems)
+
+
+def show_findings(warnings: Sequence[str], problems: Sequence[NiwakiError]) -> None:
+    """Print what a plan warns of and what would stop it on stderr; on stdout that nothing would."""
     errors = Console(stderr=True, highlight=False)
-    for warning in plan.warnings:
+    for warning in warnings:
         errors.print(Text(f"Note: {warning}", style="yellow"), soft_wrap=True)
-    for problem in plan.problems:
+    for problem in problems:
         errors.print(Text(problem.message, style="red"), soft_wrap=True)
         errors.print(Text(f"  {problem.remedy}"), soft_wrap=True)
-    if not plan.problems:
-        console.print(Text("Nothing stands in the way.", style="green"))
+    if not problems:
+        Console(highlight=False).print(Text("Nothing stands in the way.", style="green"))
 
 
 def show_families() -> None:

@@ -14,11 +14,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from niwaki.errors import RecipeError
 from niwaki.recipe.compress import CompressRecipe, Evaluate, Report
 from niwaki.recipe.data import Data
+from niwaki.recipe.depth import Depth
 from niwaki.recipe.distill import Distill
 from niwaki.recipe.load import build
 from niwaki.recipe.pruning import Score
 from niwaki.recipe.quantities import Count, ModelSize, Size, format_size
 from niwaki.recipe.section import Section
+from niwaki.recipe.trim import Trim
 
 Source = Literal["previous", "teacher"]
 # Of a compress recipe, what a family sets for each member by itself.
@@ -60,6 +62,8 @@ class FamilyRecipe(Section):
     choose: dict[str, Any] = Field(
         {}, description="keys of `choose` for all members, as in a compress recipe"
     )
+    depth: Depth = Field(default_factory=lambda: Depth())
+    trim: Trim = Field(default_factory=lambda: Trim())
     distill: Distill = Field(default_factory=lambda: Distill())
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate())
     report: Report = Field(default_factory=lambda: Report())

@@ -57,12 +57,10 @@ class Correct(Section):
 
 def refuse_other_losses(distill: object, what: str) -> None:
     """Raise ValueError, naming the key, when section `distill` asks for more than forward KL on logits."""
-    asked: list[tuple[str, Any]] = [
-        (key, getattr(distill, key))
-        for key, usual in FORWARD_KL.items()
-        if getattr(distill, key, usual) != usual
-    ]
-    for key, value in asked:
+    for key, usual in FORWARD_KL.items():
+        value: Any = getattr(distill, key)
+        if value == usual:
+            continue
         shown = f" ({value})" if isinstance(value, (int, float, str)) else ""
         raise ValueError(
             f"distill.{key}{shown} needs a live teacher that stays as it is, and {what} serves forward KL on "
