@@ -74,6 +74,7 @@ def write_recipe(folder: Path, trained: Path) -> Path:
             "grid": {"hidden": [16, 24], "ffn": [24, 32]},
             "trial_tokens": 512,
         },
+        "trim": {"rescale": False, "repair": False},  # a bare cut, which leaves much to learn
         "distill": {
             "tokens": 2048,
             "batch_tokens": 64,

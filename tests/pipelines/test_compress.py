@@ -19,6 +19,7 @@ from niwaki.ground.run import DONE
 from niwaki.pipelines import compress
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load
+from niwaki.recipe.trim import Trim
 
 RESULTS = ("4-distill/model/model.safetensors", "4-distill/metrics.jsonl", "2-choose/candidates.json")
 
@@ -83,8 +84,23 @@ def test_every_candidate_has_its_own_shape_and_a_trial(finished):
     candidates = json.loads((out / "2-choose" / "candidates.json").read_text())["candidates"]
     assert len({json.dumps(c["sizes"]) for c in candidates}) == len(candidates) >= 2
     assert [c["chosen"] for c in candidates] == [True] + [False] * (len(candidates) - 1)
-    assert all(c["loss_after"] != c["loss_before"] for c in candidates)
+    assert all(c["loss_after"] < c["loss_before"] for c in candidates)
     assert candidates[0]["loss_after"] == min(c["loss_after"] for c in candidates)
+
+
+def test_by_default_every_cut_is_repaired_and_the_line_goes_through(recipe_file, tmp_path):
+    recipe = load(recipe_file, CompressRecipe)
+    recipe = recipe.model_copy(
+        update={"trim": Trim(), "evaluate": recipe.evaluate.model_copy(update={"baseline": "none"})}
+    )
+    compress.run(recipe, out=tmp_path / "run")
+    model = tmp_path / "run" / "3-trim" / "model"
+    losses = json.loads((model / "mended.json").read_text())["kl_to_teacher"]
+    assert losses["repaired"] < losses["cut"]
+    before = {path: path.read_bytes() for path in model.glob("*.safetensors")}
+    shutil.rmtree(tmp_path / "run" / "3-trim")
+    compress.trim_stage(recipe, tmp_path / "run")
+    assert {path: path.read_bytes() for path in model.glob("*.safetensors")} == before
 
 
 def test_a_second_run_does_nothing_again(finished):

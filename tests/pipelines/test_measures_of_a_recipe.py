@@ -19,7 +19,6 @@ from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.scores import Scores
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load
-from niwaki.recipe.trim import Trim
 from niwaki.reporting.page import write_report
 
 AGGREGATIONS = ("mean", "l2", "var")
@@ -29,8 +28,7 @@ def with_score(recipe_file: Path, **changes: object) -> CompressRecipe:
     recipe = load(recipe_file, CompressRecipe)
     choose = recipe.choose.model_copy(update={"grid": {"hidden": (24,), "ffn": (32,)}, "rank": "loss"})
     score = type(recipe.score).model_validate(recipe.score.model_dump() | changes)
-    trim = Trim(rescale=False, repair=False)
-    return recipe.model_copy(update={"choose": choose, "score": score, "trim": trim})
+    return recipe.model_copy(update={"choose": choose, "score": score})
 
 
 def trimmed(recipe: CompressRecipe, out: Path) -> dict[str, torch.Tensor]:

@@ -29,7 +29,6 @@ def recipe(recipe_file):
     def build(**changes):
         content = yaml.safe_load(recipe_file.read_text())
         content["evaluate"] = {"num_tokens": 160, "speed": False}
-        content["trim"] = {"rescale": False, "repair": False}  # so that there is much to learn
         distill = content["distill"] | changes.pop("distill", {})
         choose = content["choose"] | changes.pop("choose", {})
         data = content["data"] | changes.pop("data", {})
