@@ -11,7 +11,8 @@ from niwaki.ground import streamed
 from niwaki.ground.family import FAMILIES
 from niwaki.ground.model import load_model
 from niwaki.ground.stream import Rows
-from niwaki.ground.streamed import decode, is_streamed, load_or_stream, rows_at_once, stream_model
+from niwaki.ground.streamed import is_streamed, load_or_stream, rows_at_once, stream_model
+from niwaki.ground.walk import decode
 from niwaki.pruning.score import score
 
 ROW_TOKENS = 8

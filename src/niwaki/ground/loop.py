@@ -113,6 +113,8 @@ def fit(
     held_out_rows: int = 0,
     evaluate_every_steps: int = 0,
     trackers: Sequence[str] = (),
+    before_step: Callable[[int], None] | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
     label: str = "training",
 ) -> FitResult:
     """Train `model` in place for `num_steps` optimiser steps, resuming from `out` if it was begun there.
@@ -132,6 +134,8 @@ def fit(
         held_out: evaluated with the same loss on its first `held_out_rows` rows, every
             `evaluate_every_steps` and at the end.
         trackers: of accelerate, such as "tensorboard" and "wandb".
+        before_step: is told the number of each step, from 0, before it; for what else is a function of it.
+        optimizer: is called with parameter groups, `lr`, `betas` and `eps`, like AdamW.
 
     Raises:
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
@@ -139,9 +143,9 @@ def fit(
     accelerator = _accelerator(trackers, out, batch_rows, micro_rows)
     objective = Objective(model, loss, precision)
     groups = [group for part in rate_factors for group in _groups(model.get_submodule(part), weight_decay)]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    inner = getattr(optimizer, "optimizer", optimizer)
+    prepared = accelerator.prepare(objective, optimizer(groups, lr=learning_rate, betas=betas, eps=1e-8))
+    objective, stepper = prepared
+    inner = getattr(stepper, "optimizer", stepper)
     checkpoints = out / "checkpoints"
     first_step, num_seen = 0, 0
     if (found := snapshot.newest(checkpoints)) is not None:
@@ -167,12 +171,14 @@ def fit(
             evaluate(0)
         for step in range(first_step, pause):
             began = time.perf_counter()
+            if before_step is not None:
+                before_step(step)
             rate = learning_rate_at(
                 step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
             )
             means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
             where = f"{label}: step {step}: loss {means['loss']}"
-            norm = _update(objective, optimizer, rate, rate_factors, clip_norm, accelerator, where=where)
+            norm = _update(objective, stepper, rate, rate_factors, clip_norm, accelerator, where=where)
             num_seen += num_targets
             speed = num_targets / (time.perf_counter() - began)
             done = step + 1

@@ -1,4 +1,4 @@
-"""Training checkpoints that resume exactly: model and optimiser in safetensors, the step in JSON.
+"""Training checkpoints that resume exactly: what is trained and its optimiser in safetensors, the step in JSON.
 
 A snapshot is written beside its final name, flushed to disk and renamed, so a killed process leaves either
 the whole snapshot or none; older ones go only after that. There is no random state to keep, because data
@@ -29,7 +29,8 @@ from torch.optim import Optimizer
 from niwaki.errors import TrainingError
 from niwaki.ground.folder import flush
 
-_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# What is frozen is where it was loaded from.
+_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
 def newest(folder: Path) -> Path | None:
