@@ -1,4 +1,4 @@
-"""Training checkpoints that resume exactly: what is trained and its optimiser in safetensors, the step in JSON.
+"""Training checkpoints that resume exactly: trained weights and optimiser in safetensors, the step in JSON.
 
 A snapshot is written beside its final name, flushed to disk and renamed, so a killed process leaves either
 the whole snapshot or none; older ones go only after that. There is no random state to keep, because data

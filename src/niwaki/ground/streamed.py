@@ -1,8 +1,8 @@
 """A model larger than memory: its layers stay on disk and are read one at a time.
 
 In: a model folder. Out: a `transformers` model on which everything works that runs a model forward, because
-each layer reads its weights when it is called and lets go of them after. `walk.decode` is the way that makes it
-usable: it takes many rows through a layer before it reads the next, in the model's own forward.
+each layer reads its weights when it is called and lets go of them after. `walk.decode` is the way that
+makes it usable: it takes many rows through a layer before it reads the next, in the model's own forward.
 
 The hidden states between two layers stay in memory, for as many rows as the allowance holds; more rows read
 the checkpoint again. Keeping all rows in a file instead would read the weights once, but move every hidden

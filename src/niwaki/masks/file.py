@@ -2,9 +2,9 @@
 
 A safetensors file with one uint8 tensor per masked weight (`packed.py`), and in the header, as text: the
 pattern, the shape of every weight, the identity of the model that the mask is for (its name, and the
-fingerprint of `ground.checkpoint`), how the mask was made, and the SHA-256 of the unpacked masks. It is read and
-written one tensor at a time. The mask is stored as it is and never recovered from zeros, so a weight that is
-kept and happens to be zero stays kept.
+fingerprint of `ground.checkpoint`), how the mask was made, and the SHA-256 of the unpacked masks. It is
+read and written one tensor at a time. The mask is stored as it is and never recovered from zeros, so a
+weight that is kept and happens to be zero stays kept.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ class MaskWriter:
 
     def add(self, name: str, numbers: Tensor) -> None:
         """Write the candidate numbers [G] of the next tensor."""
-        assert self._waiting and name == self._waiting[0], name
-        self._waiting.pop(0)
+        expected = self._waiting.pop(0)
+        assert name == expected, f"{name} came in the place of {expected}"
         self._hash.add(name, self._pattern, numbers)
         write_tensor(self._file, self._offsets[name], self._packing.pack(numbers))
 

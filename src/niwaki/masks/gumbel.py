@@ -1,8 +1,8 @@
 """Masks that can be trained: a logit for each candidate of each group, sampled with Gumbel noise.
 
-In training every use of a masked weight W is W * M, with M = y S, y = softmax((kappa * pi + g) / tau) over the
-candidates of a group, and g = -log(-log U) drawn anew (maskllm 2.2). In evaluation it is W * S[argmax pi],
-always. Only pi is trained.
+In training every use of a masked weight W is W * M, with M = y S, y = softmax((kappa * pi + g) / tau) over
+the candidates of a group, and g = -log(-log U) drawn anew (maskllm 2.2). In evaluation it is W * S[argmax
+pi], always. Only pi is trained.
 
 The noise comes from PyTorch's own generator, which activation checkpointing restores for its second forward
 pass and `ground.loop.fit` seeds before each micro-batch; so nothing of it needs to be kept, and a resumed run
@@ -39,7 +39,7 @@ class Temperature:
 
 
 class _SoftlyMasked(torch.autograd.Function):
-    """W * M and ||W * M||^2 for logits [C, G]; of the sampling only the softmax is kept for the backward pass."""
+    """W * M and ||W * M||^2 for logits [C, G]; of the sampling only the softmax is kept."""
 
     @staticmethod
     def forward(

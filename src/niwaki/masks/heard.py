@@ -132,9 +132,7 @@ class _Listener:
     def _expert(self, module: nn.Module, names: Mapping[str, str]) -> Listener:
         """A listener that knows which of the two matrices of an expert are masked."""
 
-        def listen(
-            expert: int, token_T: Tensor, neurons_TF: Tensor, y_Td: Tensor, weight_T: Tensor
-        ) -> None:
+        def listen(expert: int, token_T: Tensor, neurons_TF: Tensor, y_Td: Tensor, weight_T: Tensor) -> None:
             valid_T = self._valid_BS.to(token_T.device).flatten()[token_T]
             given = {"gate_up_proj": self._experts_input_Nd[token_T], "down_proj": neurons_TF}
             for own, name in names.items():

@@ -1,8 +1,8 @@
 """What learning a mask needs in memory, before it starts (maskllm 2.8).
 
 For every masked weight there are C / M logits (1.5 at 2:4), each with a gradient and two moments of the
-optimiser: 24 bytes per weight in float32, 9 with bfloat16 gates and 8-bit moments. Beside them stand the frozen
-weights, what the sampled masks keep for the backward pass, and the activations.
+optimiser: 24 bytes per weight in float32, 9 with bfloat16 gates and 8-bit moments. Beside them stand the
+frozen weights, what the sampled masks keep for the backward pass, and the activations.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One-shot masks: by magnitude, by Wanda (arXiv 2306.11695), by SparseGPT (arXiv 2301.00774).
 
-In: a model, in memory or streamed, and calibration rows. Out: tensor after tensor a mask, and where the weights
-are updated the new weights. One pass over the rows, layer by layer: a layer hears its inputs, is pruned, and
-what it makes then is what the next layer hears. So memory is needed for one layer, the sums of its inputs
-and the hidden states of the rows.
+In: a model, in memory or streamed, and calibration rows. Out: tensor after tensor a mask, and where the
+weights are updated the new weights. One pass over the rows, layer by layer: a layer hears its inputs, is
+pruned, and what it makes then is what the next layer hears. So memory is needed for one layer, the sums of
+its inputs and the hidden states of the rows.
 
 SparseGPT comes in two kinds that differ much in quality, and every result says which it is: with the update
 of the surviving weights, as published, or the mask alone, laid over the weights as they were.

@@ -1,8 +1,8 @@
 """Candidate numbers in as few whole bytes as they come: base-C digits, as many to a word as fit.
 
-A word is one byte or eight, whichever holds more digits for its size, and one byte where they are equal: 2:4 has
-three base-6 digits in a byte (0.667 bit per weight; the bound is 0.646), 1:4 four in a byte (0.5), 4:8 ten
-base-70 digits in eight bytes (0.8). Digit 0 is the lowest. The last word is filled up with zeros.
+A word is one byte or eight, whichever holds more digits for its size, and one byte where they are equal:
+2:4 has three base-6 digits in a byte (0.667 bit per weight; the bound is 0.646), 1:4 four in a byte (0.5),
+4:8 ten base-70 digits in eight bytes (0.8). Digit 0 is the lowest. The last word is filled up with zeros.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """SparseGPT (arXiv 2301.00774) for N:M patterns: prune column after column, let the rest make up for it.
 
-In: a weight W and the Gram matrix X^T X of its inputs. Out: the mask, and the weights that survive, changed so
-that W X^T stays near. With H = X^T X + damping, going through the columns in order, the weights that a group
-of columns may lose are those of least w^2 / [H^-1]^2, taken on the Cholesky factor of H^-1, whose row j is that
-of the inverse with all earlier columns removed; what they leave over is spread over the columns behind them.
+In: a weight W and the Gram matrix X^T X of its inputs. Out: the mask, and the weights that survive, changed
+so that W X^T stays near. With H = X^T X + damping, going through the columns in order, the weights that a
+group of columns may lose are those of least w^2 / [H^-1]^2, taken on the Cholesky factor of H^-1, whose row
+j is that of the inverse with all earlier columns removed; what they leave over is spread over the columns
+behind them.
 
 Everything is computed transposed, [in, out], so that a column of W is contiguous.
 

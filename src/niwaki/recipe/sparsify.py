@@ -92,7 +92,9 @@ class Learn(Section):
             if min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} {list(getattr(self, name))} must be above zero.")
         if self.gates == "bfloat16" and self.optimizer != "adamw_8bit":
-            raise ValueError("gates in bfloat16 need optimizer: adamw_8bit, which rounds them stochastically.")
+            raise ValueError(
+                "gates in bfloat16 need optimizer: adamw_8bit, which rounds them stochastically."
+            )
         return self
 
 
@@ -104,7 +106,8 @@ class EvaluateMasks(Section):
     max_questions: Count | None = Field(None, gt=0, description="of each task; null for all")
     include_path: str | None = Field(None, description="folder with lm-eval task files of your own")
     methods: tuple[Literal["magnitude", "wanda", "sparsegpt", "sparsegpt_update"], ...] = Field(
-        ("magnitude", "wanda", "sparsegpt", "sparsegpt_update"), description="one-shot methods to compare with"
+        ("magnitude", "wanda", "sparsegpt", "sparsegpt_update"),
+        description="one-shot methods to compare with",
     )
     sensitivity_rows: Count = Field(
         16, ge=0, description="calibration rows on which each layer is masked alone; 0 leaves it out"

@@ -1,0 +1,100 @@
+"""AdamW with moments of one byte, and stochastic rounding where the weights themselves are bfloat16.
+
+Moments are kept in blocks of 256 numbers that share a float32 scale (arXiv 2110.02861 has the idea): the
+first moment as a signed linear byte, and of the second its square root as an unsigned one, which spends its
+steps where the update is divided by it. Both are rounded stochastically, so that what is smaller than a
+step is kept on average. 2.03 bytes per weight for both, instead of 8.
+
+A bfloat16 weight is written with stochastic rounding too: rounded to the nearest, it would not move for an
+update below 1/256 of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+BYTES_PER_MOMENT = 1 + 4 / BLOCK
+_SIGNED, _UNSIGNED = 127, 255
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """As `torch.optim.AdamW`, for weights in float32 or bfloat16.
+
+    The noise of its rounding is drawn from a generator of its own, seeded by the step, so a resumed
+    training draws the same.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update every weight that has a gradient."""
+        result = None if closure is None else closure()
+        place = 0
+        for group in self.param_groups:
+            for weight in group["params"]:
+                place += 1
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    blocks = -(-weight.numel() // BLOCK)
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["first"] = torch.zeros(blocks, BLOCK, dtype=torch.int8, device=weight.device)
+                    state["second"] = torch.zeros(blocks, BLOCK, dtype=torch.uint8, device=weight.device)
+                    state["first_scale"] = torch.zeros(blocks, 1, device=weight.device)
+                    state["second_scale"] = torch.zeros(blocks, 1, device=weight.device)
+                state["step"] += 1
+                noise = torch.Generator(weight.device).manual_seed(int(state["step"]) * 1_000_003 + place)
+                _update(weight, state, group, noise)
+        return result
+
+
+def _update(weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], noise: torch.Generator) -> None:
+    beta1, beta2 = group["betas"]
+    step = int(state["step"])
+    assert weight.grad is not None
+    grad = _in_blocks(weight.grad)
+    first = state["first"].float().mul_(state["first_scale"]).lerp_(grad, 1 - beta1)
+    root = state["second"].float().mul_(state["second_scale"])
+    second = root.square_().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    root = second.sqrt()
+    change = first / (root / (1 - beta2**step) ** 0.5 + group["eps"]) / (1 - beta1**step)
+    _store(first, _SIGNED, state["first"], state["first_scale"], noise)
+    _store(root, _UNSIGNED, state["second"], state["second_scale"], noise)
+    new = weight.float().mul_(1 - group["lr"] * group["weight_decay"])
+    new.add_(change.flatten()[: weight.numel()].view_as(weight), alpha=-group["lr"])
+    weight.copy_(_to_bfloat16(new, noise) if weight.dtype == torch.bfloat16 else new)
+
+
+def _in_blocks(tensor: Tensor) -> Tensor:
+    flat = tensor.float().flatten()
+    return torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+
+
+def _store(values: Tensor, largest: int, into: Tensor, scale: Tensor, noise: torch.Generator) -> None:
+    """Write values as bytes: a scale for each block, and stochastic rounding."""
+    scale.copy_(values.abs().amax(1, keepdim=True) / largest)
+    draws = torch.rand(values.shape, generator=noise, device=values.device)
+    steps = (values / scale.clamp_min(torch.finfo(torch.float32).tiny) + draws).floor_()
+    into.copy_(steps.clamp_(-largest, largest))
+
+
+def _to_bfloat16(values: Tensor, noise: torch.Generator) -> Tensor:
+    """Round up or down with the chance that keeps the mean: add noise to the 16 bits that are cut off."""
+    bits = values.contiguous().view(torch.int32)
+    below = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=noise, device=values.device)
+    return (bits + below).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
