@@ -15,7 +15,8 @@ ONE_SHOT: Arms = {
     "sparsegpt, weights updated": {"method": "sparsegpt", "update": True},
 }
 LEARNED: Arms = {"learned": {}}
-OBJECTIVE: Arms = {"learned": {}, "learned, distilled": {"loss": "distill"}}
+DISTILLED: Arms = {"learned, distilled": {"loss": "distill", "learning_rate": 1.5e-3}}
+OBJECTIVE: Arms = {"learned": {}, **DISTILLED}
 BEYOND: Arms = {"learned over updated weights": {"over_updated": True}}
 
 PRIORS: Arms = {

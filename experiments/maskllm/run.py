@@ -10,6 +10,7 @@ import argparse
 
 from arms import (
     BEYOND,
+    DISTILLED,
     KAPPA,
     LEARNED,
     OBJECTIVE,
@@ -29,6 +30,8 @@ def groups(bench: Bench) -> dict[str, Arms]:
     num_layers = bench.model().config.num_hidden_layers
     found = {
         "main": LEARNED | ONE_SHOT,
+        "one-shot": ONE_SHOT,
+        "distilled": DISTILLED,
         "objective": OBJECTIVE | BEYOND,
         "priors": PRIORS,
         "kappa": KAPPA,

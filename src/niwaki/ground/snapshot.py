@@ -29,8 +29,7 @@ from torch.optim import Optimizer
 from niwaki.errors import TrainingError
 from niwaki.ground.folder import flush
 
-# What is frozen is where it was loaded from.
-_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def newest(folder: Path) -> Path | None:
@@ -50,6 +49,10 @@ def save(
         TrainingError: the disk refused; the older snapshots are untouched.
     """
     weights = _own_tensors(dict(get_model_state_dict(model, options=_SAVE)))
+    # What is frozen is where it was loaded from; a tied weight has several names.
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            weights.pop(name.removeprefix("module."), None)
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return
