@@ -69,7 +69,9 @@ def normal(text: str) -> str:
         text.replace("\\ ", " ").replace("\\&", "&").replace("\\%", "%").replace("\\$", "$").replace("~", " ")
     )
     text = re.sub(r"_\{?(\d+)\}?", r"\1", plain(text)).casefold()
-    text = "".join(map(_without_accent, unicodedata.normalize("NFC", text))).replace("&", " and ")
+    if not text.isascii():
+        text = "".join(map(_without_accent, unicodedata.normalize("NFC", text)))
+    text = text.replace("&", " and ")
     text = re.sub(r"(?<=[^\W\d_])[-‐‑–](?=[^\W\d_])", " ", text)
     text = _ACRONYM.sub(lambda match: match[0].replace(".", ""), text)
     text = re.sub(r"[\s,;:.!?\"]+(?=\s|\Z)|\A[\s\"]+", "", text)
