@@ -1,11 +1,11 @@
 """AdamW with moments of one byte, and stochastic rounding where the weights themselves are bfloat16.
 
-Moments are kept in blocks of 256 numbers that share a float32 scale (arXiv 2110.02861 has the idea). A block may
-hold gradients of very different sizes, and what counts is the error of first / sqrt(second), so the two are
-kept as: the fourth root of the second moment, linearly in a byte, which covers five decades of its square root;
-and the first moment divided by that square root as it is kept, linearly in a signed byte, so that its error
-is the same part of a step for every weight. Both are rounded stochastically: what is smaller than a step is kept
-on average. 2.03 bytes per weight for both, instead of 8.
+Moments are kept in blocks of 256 numbers that share a float32 scale (arXiv 2110.02861 has the idea). A
+block may hold gradients of very different sizes, and what counts is the error of first / sqrt(second), so
+the two are kept as: the fourth root of the second moment, linearly in a byte, which covers five decades of
+its square root; and the first moment divided by that square root as it is kept, linearly in a signed byte,
+so that its error is the same part of a step for every weight. Both are rounded stochastically: what is
+smaller than a step is kept on average. 2.03 bytes per weight for both, instead of 8.
 
 A bfloat16 weight is written with stochastic rounding too: rounded to the nearest, it would not move for an
 update below 1/256 of it.

@@ -259,7 +259,10 @@ class _Stream:
 
     @contextmanager
     def holding(self, number: int) -> Iterator[None]:
-        """While the block runs, a layer keeps its weights."""
+        """While the block runs, a layer keeps its weights; a block inside may hold it too."""
+        if number in self.held:
+            yield
+            return
         self.load(number)
         self.held.add(number)
         try:

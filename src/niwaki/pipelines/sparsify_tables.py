@@ -64,8 +64,8 @@ def show_memory(plan: SparsifyPlan) -> None:
         return
     Console(highlight=False).print(
         f"Learning needs about {in_bytes(memory.total)} of memory: weights {in_bytes(memory.weights)}, "
-        f"logits and optimiser {in_bytes(memory.gates)}, sampled masks {in_bytes(memory.samples)}, activations "
-        f"{in_bytes(memory.activations)}; allowed: {in_bytes(plan.allowed_bytes)}",
+        f"logits and optimiser {in_bytes(memory.gates)}, sampled masks {in_bytes(memory.samples)}, "
+        f"activations {in_bytes(memory.activations)}; allowed: {in_bytes(plan.allowed_bytes)}",
         soft_wrap=True,
     )
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, family, sparsify
+from niwaki.recipe import compress, curate, family, sparsify
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 from niwaki.recipe.sparsify import SparsifyRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | SparsifyRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | SparsifyRecipe
 
 
 class Kind(NamedTuple):
@@ -29,6 +30,7 @@ KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
     "sparsify": Kind(SparsifyRecipe, sparsify.starter),
+    "curate": Kind(CurateRecipe, curate.starter),
 }
 
 
