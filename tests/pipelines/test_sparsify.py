@@ -82,7 +82,6 @@ def test_the_line_makes_a_stock_model_with_exactly_two_of_four(finished):
         groups = (model.get_parameter(name) != 0).reshape(-1, 4)
         assert (groups.sum(1) <= 2).all()
         assert not ((model.get_parameter(name) != 0) & ~mask.mask(name)).any()
-    assert results["mask"]["bits_per_weight"] < 1.5  # a tiny file is mostly header
     assert set(results["models"]) == {
         "dense", "magnitude", "wanda", "sparsegpt", "sparsegpt_update", "prior", "sparse",
     }  # fmt: skip

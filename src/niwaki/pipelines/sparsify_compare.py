@@ -50,7 +50,7 @@ def compare(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     mask = MaskFile(mask_of(inputs.run))
     layers: dict[int, float] = {}
     if inputs.recipe.evaluate.sensitivity_rows:
-        layers = layer_sensitivity(inputs, mask.load())
+        layers = layer_sensitivity(inputs, inputs.masked_folder, mask.load())
     return {
         "models": models,
         "mask": {

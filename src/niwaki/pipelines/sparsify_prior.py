@@ -49,7 +49,7 @@ def make_prior(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
         save(folder / PRIOR_MASK, given.load(), given.shapes, given.pattern, given.origin, replace=True)
         return record
     if recipe.dense_layers:
-        record["sensitivity"] = layer_sensitivity(inputs, dict(_numbers(inputs, recipe.dense)))
+        record["sensitivity"] = layer_sensitivity(inputs, inputs.folder, dict(_numbers(inputs, recipe.dense)))
         ranked = sorted(record["sensitivity"], key=lambda layer: -record["sensitivity"][layer])
         record["dense"] += [f"layer {layer}" for layer in sorted(ranked[: recipe.dense_layers])]
     shapes = maskable(inputs.checkpoint.config, inputs.pattern, record["dense"])
@@ -86,9 +86,9 @@ def prune(
     )
 
 
-def layer_sensitivity(inputs: SparsifyInputs, numbers: dict[str, Tensor]) -> dict[int, float]:
-    """Nats per token that each layer costs when it alone is masked, on calibration rows."""
-    model = inputs.load(inputs.masked_folder)
+def layer_sensitivity(inputs: SparsifyInputs, folder: Path, numbers: dict[str, Tensor]) -> dict[int, float]:
+    """Nats per token that each layer of a model costs when it alone is masked, on calibration rows."""
+    model = inputs.load(folder)
 
     def loss() -> float:
         found = held_out_loss(
