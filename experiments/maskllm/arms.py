@@ -37,9 +37,9 @@ SAMPLES: Arms = {
             "update": True,
             "num_samples": rows,
         }
-        for rows in (16, 64, 256)
+        for rows in (16, 256)
     },
-    **{f"learned, {steps} steps": {"num_steps": steps} for steps in (12, 25, 50, 200)},
+    **{f"learned, {steps} steps": {"num_steps": steps} for steps in (10, 20, 40, 160)},
 }
 KAPPA: Arms = {
     "learned, kappa 1 to 5": {"kappa": (1.0, 5.0)},

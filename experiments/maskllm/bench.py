@@ -81,11 +81,11 @@ MODELS = {
         data="data/text_tinystories1000/tinystories_1000.json",
         held_out=0.2,
         sequence_length_tokens=128,
-        batch_rows=8,
-        num_steps=100,
+        batch_rows=4,
+        num_steps=80,
         learning_rate=3e-3,
         precision="float32",
-        calibration_rows=128,
+        calibration_rows=64,
         domains={
             "novels": "data/text_novels100/train",
             "wikipedia": "data/text_tinystories1000/wikitext_1000.json",
@@ -238,7 +238,7 @@ def learned_arm(
         evaluate_every_steps=max(1, steps // CURVE_POINTS),
         save_every_steps=max(40, steps // 4),
         keep_snapshots=1,
-        label=f"{bench.dense.name}: {folder.parent.name}, seed {seed}",
+        label=f"{folder.parent.name} {seed}",
     )
     records = read_metrics(folder / "metrics.jsonl")
     norms = [record["grad_norm"] for record in records if "grad_norm" in record]

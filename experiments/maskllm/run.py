@@ -50,11 +50,12 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=sorted(MODELS), required=True)
     parser.add_argument("--only", help="groups of arms, with commas between")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="with commas between")
     arguments = parser.parse_args()
     bench = Bench(MODELS[arguments.model])
     found = groups(bench)
     for name in arguments.only.split(",") if arguments.only else found:
-        for seed in SEEDS:
+        for seed in map(int, arguments.seeds.split(",")):
             for arm, settings in found[name].items():
                 run_arm(bench, arm, seed, settings)
 

@@ -11,6 +11,7 @@ from typer.main import get_command
 from niwaki.cli import app
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
+from niwaki.recipe.sparsify import SparsifyRecipe
 from niwaki.recipe.write import commented
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,12 @@ def family_keys() -> str:
 
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
-    makers = {"cli_help": cli_help, "recipe_keys": recipe_keys, "family_keys": family_keys}
+    makers = {
+        "cli_help": cli_help,
+        "recipe_keys": recipe_keys,
+        "family_keys": family_keys,
+        "sparsify_keys": sparsify_keys,
+    }
     return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
 
 
@@ -63,8 +69,19 @@ def files() -> dict[Path, str]:
     return pages | {Path(__file__).parent / "cli.txt": cli_surface()}
 
 
+def sparsify_keys() -> str:
+    """A sparsify recipe with every default and what each key means."""
+    smallest = {"kind": "sparsify", "model": "MODEL"}
+    return f"```yaml\n{commented(SparsifyRecipe.model_validate(smallest))}```\n"
+
+
 def _verbs() -> dict[str, Any]:
-    return get_command(app).commands  # type: ignore[attr-defined]
+    """Name -> verb; verbs of a group as "group verb"."""
+    found: dict[str, Any] = {}
+    for name, verb in get_command(app).commands.items():  # type: ignore[attr-defined]
+        inside = getattr(verb, "commands", None)
+        found |= {name: verb} if inside is None else {f"{name} {own}": each for own, each in inside.items()}
+    return found
 
 
 def _page(command: str, context: Any) -> str:

@@ -53,7 +53,7 @@ class AdamW8bit(torch.optim.Optimizer):
                 self.state[weight][name] = value.detach().clone().to(place)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
         result = None if closure is None else closure()
         place = 0

@@ -149,6 +149,7 @@ class Wardrobe:
         """
         numbers = {} if mask is None else mask.load()
         for name in numbers:
+            assert mask is not None
             module, own = owner(self._model, name)
             if tuple(getattr(module, own).shape) != mask.shapes[name]:
                 raise CheckpointError(

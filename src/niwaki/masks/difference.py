@@ -77,6 +77,6 @@ def sensitivity(
                 kept[name] = weight.detach().clone()
                 weight.masked_fill_(~pattern.mask(numbers, weight.shape).to(weight.device), 0)
         found[layer] = measure() - dense
-        for name, weight in kept.items():
-            model.get_parameter(name).copy_(weight)
+        for name, before in kept.items():
+            model.get_parameter(name).copy_(before)
     return dense, found

@@ -99,6 +99,7 @@ class Gate(nn.Module):
         self.shape, self.pattern, self.temperature, self.hard = shape, pattern, temperature, hard
         start_CG = torch.randn(pattern.num_candidates, pattern.num_groups(shape), generator=generator)
         self.logits = nn.Parameter((start_CG * init_std).to(dtype))
+        self.candidates: Tensor
         self.register_buffer("candidates", pattern.candidates_CM.float(), persistent=False)
         self.is_open = False
         self.penalties: list[Tensor] | None = None

@@ -21,9 +21,10 @@ from niwaki.masks.memory import MaskMemory, estimate
 from niwaki.masks.packed import Packing
 from niwaki.masks.patterns import Pattern
 from niwaki.masks.tensors import Shapes, maskable
+from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.costs import BYTES_FLOAT32, Shape, StageCost
 from niwaki.pipelines.inputs import compute_dtype, device
-from niwaki.pipelines.plan import FEWEST_STEPS, measure_flops_per_s, own_shape, read_config, weight_bytes
+from niwaki.pipelines.plan import FEWEST_STEPS, own_shape, read_config, weight_bytes
 from niwaki.pipelines.preflight import check_data, check_out, check_tasks, check_tokenizer
 from niwaki.pipelines.sparsify_inputs import SparsifyInputs
 from niwaki.recipe.sparsify import SparsifyRecipe
