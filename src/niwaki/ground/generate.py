@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def sample(
     seed: int = 0,
     label: str = "sampling",
     shown: bool = True,
-    keep: Callable[[int, list[Sample]], None] | None = None,
+    keep: Callable[[Sequence[int], list[list[Sample]]], None] | None = None,
 ) -> list[list[Sample]]:
     """`num_samples` completions of each prompt, in the order of the prompts.
 
@@ -99,8 +100,9 @@ def sample(
         prompts: texts as a user writes them; see `as_prompt`.
         temperature: 0 takes the likeliest token each time, and then `num_samples` must be 1.
         batch_rows: completions generated side by side.
-        seed: fixes every sample, given the same prompts and `batch_rows`.
-        keep: called with the number of a prompt and its samples as soon as they are there.
+        seed: fixes every sample, given the same prompts and `batch_rows`. Without the prompts of the first
+            batches the others get the same samples, so a killed evaluation goes on as it would have.
+        keep: called with the numbers of the prompts of a batch and their samples as soon as they are there.
 
     Raises:
         EvaluationError: several samples at temperature 0, or a model without an end-of-text token.
@@ -128,16 +130,16 @@ def sample(
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(), progress(label, total=len(batches), shown=shown) as bar:
-        for number, batch in enumerate(batches):
-            torch.manual_seed((seed * 1_000_003 + number) % 2**63)
+        for batch in batches:
+            torch.manual_seed((seed * 1_000_003 + crc32(prompts[batch[0]].encode())) % 2**63)
             ids, mask = _left_padded([encoded[i] for i in batch], pad, model.device)
             written: Any = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
             rows = written[:, ids.shape[1] :].tolist()
             for place, index in enumerate(batch):
                 own = rows[place * num_samples : (place + 1) * num_samples]
                 found[index] = [_sample(tokenizer, row, ends) for row in own]
-                if keep is not None:
-                    keep(index, found[index])
+            if keep is not None:
+                keep(batch, [found[index] for index in batch])
             bar.advance()
     model.train(was_training)
     return found

@@ -1,7 +1,7 @@
 """Further rewards beside the rule, none of which can stop or mislead the training.
 
-A reward is a function `reward(prompts=..., completions=..., **columns) -> list[float | None]`, as TRL calls it;
-None skips a completion. One that raises, hangs, or returns what is no number pays nothing.
+A reward is a function `reward(prompts=..., completions=..., **columns) -> list[float | None]`, as TRL calls
+it; None skips a completion. One that raises, hangs, or returns what is no number pays nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A small model from nothing, for tasks that a small model can learn: the demo's, and tests'.
 
-Its tokenizer is byte-level BPE trained on the tasks' own text, with digits kept apart so that numbers are read
-and written digit by digit. Any other text still encodes, byte by byte.
+Its tokenizer is byte-level BPE trained on the tasks' own text, with digits kept apart so that numbers are
+read and written digit by digit. Any other text still encodes, byte by byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens around TRL's training step: completions are graded, counted and written down, snapshots saved."""
+"""Around TRL's training step: completions are graded, counted and written down, and snapshots saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from niwaki.ground import snapshot
 from niwaki.ground.metrics import MetricsFile
-from niwaki.rl.extra import Guarded
 from niwaki.rl.order import Order
 from niwaki.rl.rewards import Completion, Grader
 from niwaki.rl.rollouts import Rollout, summary
@@ -34,6 +33,7 @@ class Judge:
     def __call__(
         self, *, completion_ids: Sequence[Sequence[int]], place: Sequence[int], **columns: Any
     ) -> list[float]:
+        """The reward of each completion; `place` is that of its prompt in the order of training."""
         texts = self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         completions = [
             Completion(self._order[at], text, len(ids), ended=bool(ids) and ids[-1] in self._ends)
