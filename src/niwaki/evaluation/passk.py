@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from niwaki.errors import EvaluationError
-from niwaki.ground.stats import bootstrap_mean, paired_difference
+from niwaki.ground.stats import Interval, bootstrap_mean, paired_difference
 
 ALL = "all"
 
@@ -127,11 +127,7 @@ def _figures(answered: Sequence[Answered], ks: Sequence[int], seed: int) -> dict
     right = [sample for sample in samples if sample.correct]
     wrong = [sample for sample in samples if not sample.correct]
     num_samples = len(answered[0].flat)
-    passes = {
-        str(k): asdict(_mean(answered, lambda one, k=k: pass_at_k(len(one.flat), _num_right(one), k), seed))
-        for k in ks
-        if k <= num_samples
-    }
+    passes = {str(k): asdict(_pass_at(answered, k, seed)) for k in ks if k <= num_samples}
     return {
         "questions": len(answered),
         "samples": len(samples),
@@ -165,8 +161,12 @@ def _tokens_per_right(answered: Sequence[Answered], seed: int) -> Mapping[str, f
     }
 
 
-def _mean(answered: Sequence[Answered], value: Callable[[Answered], float], seed: int) -> Any:
+def _mean(answered: Sequence[Answered], value: Callable[[Answered], float], seed: int) -> Interval:
     return bootstrap_mean([value(one) for one in answered], seed=seed)
+
+
+def _pass_at(answered: Sequence[Answered], k: int, seed: int) -> Interval:
+    return _mean(answered, lambda one: pass_at_k(len(one.flat), _num_right(one), k), seed)
 
 
 def _num_right(one: Answered) -> int:

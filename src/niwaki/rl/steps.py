@@ -50,7 +50,7 @@ class Judge:
         return gathered
 
 
-class Steps(TrainerCallback):  # type: ignore[misc]
+class Steps(TrainerCallback):
     """Seeds every step, writes down what it brought, and saves snapshots."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
 def _telling(rollouts: Sequence[Rollout], number: int) -> list[Rollout]:
     """Rollouts to keep in full: right and wrong ones in turn, of as many groups as there are."""
-    first_of = {}
+    first_of: dict[tuple[bool, int], Rollout] = {}
     for rollout in rollouts:
         first_of.setdefault((rollout.grade.correct, rollout.group), rollout)
     right = [r for (correct, _), r in first_of.items() if correct]

@@ -43,7 +43,7 @@ class Lora:
     """A low-rank adapter, merged into the saved model. `targets`: names of modules, or "all-linear"."""
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     targets: tuple[str, ...] | str = "all-linear"
 
