@@ -146,8 +146,8 @@ def _figures(answered: Sequence[Answered], ks: Sequence[int], seed: int) -> dict
     }
 
 
-def _tokens_per_right(answered: Sequence[Answered], seed: int) -> Mapping[str, float] | None:
-    """All tokens for each right answer; None where there is no right answer."""
+def _tokens_per_right(answered: Sequence[Answered], seed: int) -> Mapping[str, float | None] | None:
+    """All tokens for each right answer; None where there is none, and a bound of None has no limit."""
     if not any(_num_right(one) for one in answered):
         return None
     tokens = [float(sum(s.num_tokens for s in one.flat)) for one in answered]
@@ -157,7 +157,7 @@ def _tokens_per_right(answered: Sequence[Answered], seed: int) -> Mapping[str, f
     return {
         "mean": 1 / inverse.mean,
         "low": 1 / inverse.high,
-        "high": 1 / inverse.low if inverse.low > 0 else math.inf,
+        "high": 1 / inverse.low if inverse.low > 0 else None,
     }
 
 
