@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from niwaki.ground import snapshot
 from niwaki.ground.metrics import MetricsFile
+from niwaki.rl.extra import Guarded
 from niwaki.rl.order import Order
 from niwaki.rl.rewards import Completion, Grader
 from niwaki.rl.rollouts import Rollout, summary
@@ -65,15 +66,16 @@ class Steps(TrainerCallback):
         seed: int,
         save_every_steps: int,
         rollouts_kept: int,
+        extras: Sequence[Guarded],
         bar: Any,
     ) -> None:
         self._trainer, self._judge = trainer, judge
         self._out, self._found, self._first, self._last = out, found, first_step, last_step
         self._seed, self._every, self._num_kept, self._bar = seed, save_every_steps, rollouts_kept, bar
+        self._extras = extras
         self._is_main = trainer.is_world_process_zero()
         self._metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=self._is_main)
         self._rollouts = MetricsFile(out / "rollouts.jsonl", upto_step=first_step, is_main=self._is_main)
-        self._logged: Mapping[str, Any] = {}
         self._num_tokens = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -96,11 +98,14 @@ class Steps(TrainerCallback):
         rollouts = self._judge.take()
         counts = summary(rollouts)
         self._num_tokens += counts["tokens"]
-        numbers = {name: logs.get(name) for name in ("loss", "grad_norm", "kl", "entropy", "reward_std")}
+        numbers = {name: logs.get(name) for name in _LOGGED}
         totals = {name.removesuffix("/mean"): v for name, v in logs.items() if name.startswith("rewards/")}
-        record = {"step": step, "tokens_seen": self._num_tokens, **numbers, **totals, **counts}
-        self._metrics.write({k: v for k, v in record.items() if not k.endswith("/std")})
-        for rollout in _telling(rollouts, self._num_kept):
+        totals = {name: value for name, value in totals.items() if not name.endswith("/std")}
+        failed = {f"failed/{extra.__name__}": extra.num_failures for extra in self._extras}
+        self._metrics.write(
+            {"step": step, "tokens_seen": self._num_tokens, **numbers, **totals, **failed, **counts}
+        )
+        for rollout in telling(rollouts, self._num_kept):
             self._rollouts.write(rollout.as_row(step))
         share = counts["reward"] / max(1, counts["rollouts"])
         tokens = counts["tokens"] / max(1, counts["rollouts"])
@@ -117,7 +122,7 @@ class Steps(TrainerCallback):
         self._trainer.accelerator.wait_for_everyone()
 
 
-def _telling(rollouts: Sequence[Rollout], number: int) -> list[Rollout]:
+def telling(rollouts: Sequence[Rollout], number: int) -> list[Rollout]:
     """Rollouts to keep in full: right and wrong ones in turn, of as many groups as there are."""
     first_of: dict[tuple[bool, int], Rollout] = {}
     for rollout in rollouts:

@@ -154,7 +154,7 @@ def train_rl(
         tokenizer,
         end_ids(policy, tokenizer),
     )
-    arguments = _arguments(
+    arguments = grpo_arguments(
         out=out,
         max_steps=last_step - first_step,
         per_device_train_batch_size=micro_rollouts,
@@ -176,7 +176,8 @@ def train_rl(
         seed=seed,
         report_to=list(trackers) or "none",
     )
-    trainer = _trainer(policy, arguments, rows, tokenizer, judge, extra, lora)
+    extras = [Guarded(e.function, name=e.name) for e in extra]
+    trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
     if last_step > first_step:
         with progress(label, total=last_step, start=first_step, shown=trainer.is_world_process_zero()) as bar:
             trainer.add_callback(
@@ -190,12 +191,13 @@ def train_rl(
                     seed=seed,
                     save_every_steps=save_every_steps,
                     rollouts_kept=rollouts_kept_per_step,
+                    extras=extras,
                     bar=bar,
                 )
             )
             trainer.train()
     elif found is not None:
-        snapshot.restore(found, trainer.model, torch.optim.AdamW(trainer.model.parameters()))
+        snapshot.restore_weights(found, trainer.model)
     if last_step == num_steps and trainer.is_world_process_zero():
         _save(trainer.model, folder, out / "model", is_adapter=lora is not None)
     return result
@@ -214,8 +216,8 @@ def _micro_batches(rollouts: int, micro_rollouts: int) -> int:
     return rollouts // share
 
 
-def _arguments(*, out: Path, **stated: Any) -> Any:
-    """TRL's settings: what the caller states, and what the paper does where TRL's default is another."""
+def grpo_arguments(*, out: Path, **stated: Any) -> Any:
+    """TRL's settings: what the caller states, and what the paper does where TRL's defaults differ."""
     from trl import GRPOConfig
 
     return GRPOConfig(
@@ -244,8 +246,7 @@ def _trainer(
     arguments: Any,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    judge: Judge,
-    extra: Sequence[Extra],
+    rewards: Sequence[Judge | Guarded],
     lora: Lora | None,
 ) -> Any:
     from transformers import PrinterCallback
@@ -262,7 +263,7 @@ def _trainer(
     logging.set_verbosity_error()
     trainer = GRPOTrainer(
         model=policy,
-        reward_funcs=[judge, *(Guarded(e.function, name=e.name) for e in extra)],
+        reward_funcs=list(rewards),
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
