@@ -19,7 +19,8 @@ def curate(recipe: RecipeOrRun, out: Out = None) -> None:
     read, run_directory = open_recipe(recipe, out)
     if not hasattr(read, "curate"):
         raise RecipeError(
-            f"{recipe}: a recipe of kind {read.kind} has no section curate.", "Start one with `niwaki new curate`."
+            f"{recipe}: a recipe of kind {read.kind} has no section curate.",
+            "Start one with `niwaki new curate`.",
         )
     from niwaki.pipelines import curate as pipeline
     from niwaki.recipe.curate import CurateRecipe

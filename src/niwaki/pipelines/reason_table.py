@@ -40,6 +40,25 @@ def show(results: Mapping[str, Any], *, out: Path) -> None:
     console.print(f"report: {out / 'report.html'}\nmodel:  {out / '4-rl' / 'model'}", highlight=False)
 
 
+def show_one(results: Mapping[str, Any], *, out: Path) -> None:
+    """Print accuracy, pass@k and tokens of one model, by benchmark."""
+    table = Table(title=f"\n{out}", title_justify="left")
+    for name in ("benchmark", "accuracy", *(f"pass@{k}" for k in results["all"]["pass_at"] if k != "1")):
+        table.add_column(name, justify="left" if name == "benchmark" else "right")
+    for name in ("majority", "tokens per right answer", "cut"):
+        table.add_column(name, justify="right")
+    for name, figures in {**results["benchmarks"], "all": results["all"]}.items():
+        table.add_row(
+            name,
+            _interval(figures["accuracy"]),
+            *(_interval(value) for k, value in figures["pass_at"].items() if k != "1"),
+            _interval(figures["majority"]),
+            _cost(figures["tokens_per_right"]),
+            f"{100 * figures['truncated']:.1f} %",
+        )
+    Console().print(table)
+
+
 def _interval(value: Mapping[str, float], *, sign: str = "") -> str:
     return (
         f"{100 * value['mean']:{sign}.1f} ({100 * value['low']:{sign}.1f} to {100 * value['high']:{sign}.1f})"

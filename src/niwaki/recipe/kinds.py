@@ -9,12 +9,13 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, family
+from niwaki.recipe import compress, family, reason
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
+from niwaki.recipe.reason import ReasonRecipe
 
-Recipe = CompressRecipe | FamilyRecipe
+Recipe = CompressRecipe | FamilyRecipe | ReasonRecipe
 
 
 class Kind(NamedTuple):
@@ -27,6 +28,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
+    "reason": Kind(ReasonRecipe, reason.starter),
 }
 
 

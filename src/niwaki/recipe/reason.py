@@ -158,3 +158,54 @@ class ReasonRecipe(Section):
         if self.model == FRESH and self.warm_up is None:
             raise ValueError("a fresh model writes nothing right and earns nothing. Add a section warm_up.")
         return self
+
+
+def starter() -> ReasonRecipe:
+    """What `niwaki new reason` writes: made-up questions and a small model, in minutes, offline."""
+    return ReasonRecipe.model_validate(
+        {
+            "kind": "reason",
+            "model": FRESH,
+            "prompt": "bare-1",
+            "fresh": {"hidden": 96, "ffn": 288, "layers": 2, "vocab": 640},
+            "curate": {
+                "sources": [
+                    {"name": "comparison", "adapter": "generated", "rows": 800, "tasks": ["largest"]},
+                    {"name": "logic", "adapter": "generated", "rows": 600, "tasks": ["truth_value"]},
+                    {"name": "tables", "adapter": "generated", "rows": 800, "tasks": ["count_rows"]},
+                ],
+                "benchmarks": [
+                    {
+                        "name": f"{name}-test",
+                        "adapter": "generated",
+                        "rows": 60,
+                        "split": "test",
+                        "tasks": [task],
+                    }
+                    for name, task in (
+                        ("comparison", "largest"),
+                        ("logic", "truth_value"),
+                        ("tables", "count_rows"),
+                    )
+                ],
+            },
+            "warm_up": {
+                "steps": 500,
+                "batch_rows": 32,
+                "micro_rows": 32,
+                "max_tokens": 160,
+                "learning_rate": 4e-3,
+                "warmup_steps": 50,
+            },
+            "rl": {
+                "steps": 60,
+                "prompts_per_step": 16,
+                "num_generations": 8,
+                "micro_rollouts": 128,
+                "max_prompt_tokens": 96,
+                "max_completion_tokens": 64,
+                "learning_rate": 5e-4,
+                "precision": "float32",
+            },
+        }
+    )

@@ -49,6 +49,8 @@ def fresh_model(
         head_dim=_HEAD_DIM,
         max_position_embeddings=context_tokens,
         tie_word_embeddings=True,
+        # At this width the usual 0.02 leaves the first hundreds of steps without effect.
+        initializer_range=hidden**-0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
