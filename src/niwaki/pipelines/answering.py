@@ -30,7 +30,7 @@ def ask(
     prompt: str,
     batch_rows: int,
 ) -> dict[str, Any]:
-    """Ask `model` the questions of `files`, each file a benchmark; returns and prints what results.json holds.
+    """Ask `model` the questions of `files`, each a benchmark; returns and prints what results.json holds.
 
     Raises:
         RecipeError: two files of one name.

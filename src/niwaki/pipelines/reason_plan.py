@@ -190,7 +190,7 @@ def _context(recipe: ReasonRecipe, config: PreTrainedConfig) -> Iterator[NiwakiE
     asked = recipe.rl.max_prompt_tokens + recipe.rl.max_completion_tokens
     if asked > longest:
         yield RecipeError(
-            f"rl.max_prompt_tokens + rl.max_completion_tokens are {asked:,}; the model has {longest:,} positions.",
+            f"rl.max_prompt_tokens and max_completion_tokens are {asked:,}; the model reads {longest:,}.",
             "Lower one of them.",
         )
     if recipe.warm_up is not None and recipe.warm_up.max_tokens > longest:
@@ -209,4 +209,4 @@ def _warnings(recipe: ReasonRecipe) -> Iterator[str]:
         yield "reward.rule is sum: a well-formed wrong answer earns half a point."
     for mixed in recipe.reward.models:
         if mixed.weight >= 1:
-            yield f"reward model {mixed.model!r} has the weight {mixed.weight:g}: it can outbid a right answer."
+            yield f"reward model {mixed.model!r} of weight {mixed.weight:g} can outbid a right answer."

@@ -1,7 +1,7 @@
 """The recipe of `niwaki run` for `kind: reason`: curate -> warm up -> rl -> evaluate -> report.
 
-Defaults are the paper's (arXiv 2504.13941) where it states them: 128 prompts a step, 8 rollouts each, learning
-rate 1e-6 constant, KL penalty 0.001, temperature and top-p 1.
+Defaults are the paper's (arXiv 2504.13941) where it states them: 128 prompts a step, 8 rollouts each,
+learning rate 1e-6 constant, KL penalty 0.001, temperature and top-p 1.
 """
 
 from __future__ import annotations
