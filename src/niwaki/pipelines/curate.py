@@ -1,4 +1,4 @@
-"""CrossThink's data, in order (arXiv 2504.13941, section 2): sources -> curate -> difficulty -> blend -> report."""
+"""CrossThink's data (arXiv 2504.13941, section 2): sources -> curate -> difficulty -> blend -> report."""
 
 from __future__ import annotations
 
