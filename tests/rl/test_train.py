@@ -34,8 +34,8 @@ SETTINGS = {
 
 
 def dense(completions):
-    """A reward with signal for a random model (trap: the rule is 0 for it everywhere): short answers."""
-    return [Grade(1 / c.num_tokens, False, Form.NO_BOX, "different") for c in completions]
+    """A reward with signal for a random model (trap: the rule is 0 for it everywhere): different characters."""
+    return [Grade(len(set(c.text)) / 20, False, Form.NO_BOX, "different") for c in completions]
 
 
 def weights(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from niwaki.ground import snapshot
 from niwaki.ground.metrics import MetricsFile
+from niwaki.ground.progress import Bar
 from niwaki.rl.extra import Guarded
 from niwaki.rl.order import Order
 from niwaki.rl.rewards import Completion, Grader
@@ -51,6 +53,16 @@ class Judge:
         return gathered
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept of a training in `out`, and how often; `found` is the snapshot that it goes on from."""
+
+    out: Path
+    found: Path | None
+    save_every_steps: int
+    rollouts_per_step: int
+
+
 class Steps(TrainerCallback):
     """Seeds every step, writes down what it brought, and saves snapshots."""
 
@@ -58,32 +70,28 @@ class Steps(TrainerCallback):
         self,
         trainer: Any,
         judge: Judge,
-        *,
-        out: Path,
-        found: Path | None,
+        extras: Sequence[Guarded],
+        keeping: Keeping,
         first_step: int,
         last_step: int,
         seed: int,
-        save_every_steps: int,
-        rollouts_kept: int,
-        extras: Sequence[Guarded],
-        bar: Any,
     ) -> None:
-        self._trainer, self._judge = trainer, judge
-        self._out, self._found, self._first, self._last = out, found, first_step, last_step
-        self._seed, self._every, self._num_kept, self._bar = seed, save_every_steps, rollouts_kept, bar
-        self._extras = extras
-        self._is_main = trainer.is_world_process_zero()
-        self._metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=self._is_main)
-        self._rollouts = MetricsFile(out / "rollouts.jsonl", upto_step=first_step, is_main=self._is_main)
+        self._trainer, self._judge, self._extras, self._keeping = trainer, judge, extras, keeping
+        self._first, self._last, self._seed = first_step, last_step, seed
+        self.bar: Bar | None = None
         self._num_tokens = 0
+        is_main = trainer.is_world_process_zero()
+        self._metrics, self._rollouts = (
+            MetricsFile(keeping.out / name, upto_step=first_step, is_main=is_main)
+            for name in ("metrics.jsonl", "rollouts.jsonl")
+        )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put back the weights and moments of the snapshot."""
-        if self._found is not None:
+        if self._keeping.found is not None:
             optimizer = kwargs["optimizer"]
             inner = getattr(optimizer, "optimizer", optimizer)
-            _, self._num_tokens = snapshot.restore(self._found, self._trainer.model, inner)
+            _, self._num_tokens = snapshot.restore(self._keeping.found, self._trainer.model, inner)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Random numbers depend on the step and the process alone."""
@@ -105,12 +113,13 @@ class Steps(TrainerCallback):
         self._metrics.write(
             {"step": step, "tokens_seen": self._num_tokens, **numbers, **totals, **failed, **counts}
         )
-        for rollout in telling(rollouts, self._num_kept):
+        for rollout in telling(rollouts, self._keeping.rollouts_per_step):
             self._rollouts.write(rollout.as_row(step))
         share = counts["reward"] / max(1, counts["rollouts"])
         tokens = counts["tokens"] / max(1, counts["rollouts"])
-        self._bar.advance(f"reward {share:.3f}, {tokens:.0f} tokens each")
-        if step % self._every == 0 or step == self._last:
+        if self.bar is not None:
+            self.bar.advance(f"reward {share:.3f}, {tokens:.0f} tokens each")
+        if step % self._keeping.save_every_steps == 0 or step == self._last:
             self._save(step, kwargs)
 
     def _save(self, step: int, kwargs: Mapping[str, Any]) -> None:
@@ -118,7 +127,9 @@ class Steps(TrainerCallback):
         self._rollouts.flush()
         optimizer = kwargs["optimizer"]
         inner = getattr(optimizer, "optimizer", optimizer)
-        snapshot.save(self._out / "checkpoints", (step, self._num_tokens), self._trainer.model, inner, keep=2)
+        snapshot.save(
+            self._keeping.out / "checkpoints", (step, self._num_tokens), self._trainer.model, inner, keep=2
+        )
         self._trainer.accelerator.wait_for_everyone()
 
 

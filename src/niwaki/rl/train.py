@@ -12,6 +12,7 @@ numbers of a step, depend on the number of the step alone, and the learning rate
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from niwaki.rl.extra import Extra, Guarded
 from niwaki.rl.form import OPEN
 from niwaki.rl.order import Order
 from niwaki.rl.rewards import Accuracy, Grader, Rule, grader
-from niwaki.rl.steps import Judge, Steps
+from niwaki.rl.steps import Judge, Keeping, Steps
 from niwaki.verify.prompt import prompt_of
 from niwaki.verify.question import Question
 
@@ -109,8 +110,7 @@ def train_rl(
         grade: a grader of your own instead of the rule.
         extra: rewards added to the rule's.
         lora: train an adapter instead of all weights.
-        vllm: generate with vLLM inside the training process (needs a GPU and the extra `vllm`), of whose
-            memory `vllm_memory` is its share.
+        vllm: generate with vLLM in the same process; it takes the share `vllm_memory` of the GPU.
         rollouts_kept_per_step: written in full to `rollouts.jsonl`, right and wrong ones.
 
     Raises:
@@ -120,45 +120,22 @@ def train_rl(
     """
     folder = local_folder(model)
     tokenizer = load_tokenizer(folder)
-    asked = [q for q in questions if len(prompt_ids(tokenizer, prompt_of(q, prompt))) <= max_prompt_tokens]
-    if not asked:
-        raise DataError(
-            f"Not one of {len(questions)} questions has a prompt of at most {max_prompt_tokens} tokens.",
-            "Raise max_prompt_tokens, or look whether the questions were curated.",
-        )
-    checkpoints = out / "checkpoints"
-    found = snapshot.newest(checkpoints)
-    first_step = 0 if found is None else int(found.name.removeprefix("step-"))
-    last_step = num_steps if until_step is None else min(until_step, num_steps)
-    result = TrainResult(max(first_step, last_step), len(asked), len(questions) - len(asked))
-    if (out / "model").exists() and first_step >= num_steps:
+    asked = _short_enough(questions, tokenizer, prompt, max_prompt_tokens)
+    span = _Span.of(out, num_steps, until_step)
+    result = TrainResult(max(span.first, span.last), len(asked), len(questions) - len(asked))
+    if span.is_over and (out / "model").exists():
         return result
     policy = load_model(folder)
-    end_ids(policy, tokenizer)
     order = Order(asked, seed=seed)
-    places = range(first_step * prompts_per_step, last_step * prompts_per_step)
-    rows = Dataset.from_list(
-        [{"prompt": as_prompt(tokenizer, prompt_of(order[i], prompt)), "place": i} for i in places]
-        or [{"prompt": as_prompt(tokenizer, "-"), "place": 0}]
-    )
-    judge = Judge(
-        order,
-        grade
-        or grader(
-            rule,
-            accuracy=accuracy,
-            limit_s=verdict_limit_s,
-            thought_is_open=prompt_end(tokenizer).rstrip().endswith(OPEN),
-            seed=seed,
-        ),
-        tokenizer,
-        end_ids(policy, tokenizer),
-    )
+    options = {"limit_s": verdict_limit_s, "thought_is_open": _opens_thought(tokenizer), "seed": seed}
+    grade = grade or grader(rule, accuracy=accuracy, **options)
+    judge = Judge(order, grade, tokenizer, end_ids(policy, tokenizer))
+    extras = [Guarded(e.function, name=e.name) for e in extra]
     arguments = grpo_arguments(
         out=out,
-        max_steps=last_step - first_step,
-        per_device_train_batch_size=micro_rollouts,
-        gradient_accumulation_steps=_micro_batches(prompts_per_step * num_generations, micro_rollouts),
+        max_steps=span.last - span.first,
+        **_divided(prompts_per_step * num_generations, micro_rollouts),
+        **({"use_vllm": True, "vllm_gpu_memory_utilization": vllm_memory} if vllm else {}),
         num_generations=num_generations,
         max_completion_length=max_completion_tokens,
         learning_rate=learning_rate,
@@ -171,39 +148,74 @@ def train_rl(
         reward_weights=[1.0, *(e.weight for e in extra)],
         gradient_checkpointing=gradient_checkpointing,
         bf16=resolve_precision(precision) == "bfloat16",
-        use_vllm=vllm,
-        **({"vllm_mode": "colocate", "vllm_gpu_memory_utilization": vllm_memory} if vllm else {}),
         seed=seed,
         report_to=list(trackers) or "none",
     )
-    extras = [Guarded(e.function, name=e.name) for e in extra]
+    rows = _rows(order, tokenizer, prompt, span.places(prompts_per_step))
     trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
-    if last_step > first_step:
-        with progress(label, total=last_step, start=first_step, shown=trainer.is_world_process_zero()) as bar:
-            trainer.add_callback(
-                Steps(
-                    trainer,
-                    judge,
-                    out=out,
-                    found=found,
-                    first_step=first_step,
-                    last_step=last_step,
-                    seed=seed,
-                    save_every_steps=save_every_steps,
-                    rollouts_kept=rollouts_kept_per_step,
-                    extras=extras,
-                    bar=bar,
-                )
-            )
-            trainer.train()
-    elif found is not None:
-        snapshot.restore_weights(found, trainer.model)
-    if last_step == num_steps and trainer.is_world_process_zero():
+    keeping = Keeping(out, span.found, save_every_steps, rollouts_kept_per_step)
+    _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
+    if span.last == num_steps and trainer.is_world_process_zero():
         _save(trainer.model, folder, out / "model", is_adapter=lora is not None)
     return result
 
 
-def _micro_batches(rollouts: int, micro_rollouts: int) -> int:
+@dataclass(frozen=True)
+class _Span:
+    """The steps of this call: from the newest snapshot, `found`, to the end or a pause."""
+
+    found: Path | None
+    first: int
+    last: int
+    is_over: bool
+
+    @classmethod
+    def of(cls, out: Path, num_steps: int, until_step: int | None) -> _Span:
+        found = snapshot.newest(out / "checkpoints")
+        first = 0 if found is None else int(found.name.removeprefix("step-"))
+        last = num_steps if until_step is None else min(until_step, num_steps)
+        return cls(found, first, last, first >= num_steps)
+
+    def places(self, prompts_per_step: int) -> range:
+        return range(self.first * prompts_per_step, self.last * prompts_per_step)
+
+
+def _opens_thought(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template begins the thought, so that completions are inside it from the start."""
+    return prompt_end(tokenizer).rstrip().endswith(OPEN)
+
+
+def _short_enough(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int
+) -> list[Question]:
+    asked = [q for q in questions if len(prompt_ids(tokenizer, prompt_of(q, prompt))) <= max_tokens]
+    if not asked:
+        raise DataError(
+            f"Not one of {len(questions)} questions has a prompt of at most {max_tokens} tokens.",
+            "Raise max_prompt_tokens, or look whether the questions were curated.",
+        )
+    return asked
+
+
+def _rows(order: Order, tokenizer: PreTrainedTokenizerBase, prompt: str, places: range) -> Dataset:
+    rows = [{"prompt": as_prompt(tokenizer, prompt_of(order[i], prompt)), "place": i} for i in places]
+    # A trainer that has nothing left to do wants a row all the same.
+    return Dataset.from_list(rows or [{"prompt": as_prompt(tokenizer, "-"), "place": 0}])
+
+
+def _go(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
+    if span.last <= span.first:
+        if span.found is not None:
+            snapshot.restore_weights(span.found, trainer.model)
+        return
+    with progress(label, total=span.last, start=span.first, shown=trainer.is_world_process_zero()) as bar:
+        steps.bar = bar
+        trainer.add_callback(steps)
+        trainer.train()
+
+
+def _divided(rollouts: int, micro_rollouts: int) -> dict[str, int]:
+    """TRL's names for a step of `rollouts` over all processes, `micro_rollouts` at a time."""
     from accelerate import PartialState
 
     share = micro_rollouts * PartialState().num_processes
@@ -213,7 +225,10 @@ def _micro_batches(rollouts: int, micro_rollouts: int) -> int:
             f"micro_rollouts {micro_rollouts}.",
             f"Choose prompts_per_step and num_generations whose product is a multiple of {share}.",
         )
-    return rollouts // share
+    return {
+        "per_device_train_batch_size": micro_rollouts,
+        "gradient_accumulation_steps": rollouts // share,
+    }
 
 
 def grpo_arguments(*, out: Path, **stated: Any) -> Any:
@@ -235,6 +250,7 @@ def grpo_arguments(*, out: Path, **stated: Any) -> Any:
         save_strategy="no",
         logging_steps=1,
         disable_tqdm=True,
+        vllm_mode="colocate",
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         **stated,
@@ -261,6 +277,8 @@ def _trainer(
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
         )
     logging.set_verbosity_error()
+    # TRL sets an option by its old name.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     trainer = GRPOTrainer(
         model=policy,
         reward_funcs=list(rewards),
