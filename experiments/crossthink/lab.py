@@ -43,13 +43,13 @@ class Setting:
     hidden: int = 96
     layers: int = 2
     vocab: int = 512
-    warm_up_steps: int = 500
+    warm_up_steps: int = 320
     warm_up_rows: int = 32
     warm_up_rate: float = 4e-3
-    steps: int = 40
+    steps: int = 60
     prompts: int = 8
     rollouts: int = 8
-    rate: float = 5e-4
+    rate: float = 2e-4
 
 
 @dataclass(frozen=True)

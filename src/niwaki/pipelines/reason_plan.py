@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def _problems(recipe: ReasonRecipe) -> Iterator[NiwakiError]:
         elif find_spec("vllm") is None:
             yield RecipeError("vllm is not installed.", "pip install 'niwaki[vllm]'")
     for mixed in recipe.reward.models:
-        yield from _raised(lambda mixed=mixed: check_reward_model(mixed.model))
+        yield from _raised(partial(check_reward_model, mixed.model))
 
 
 def _raised(check: Callable[[], object]) -> Iterator[NiwakiError]:

@@ -127,8 +127,8 @@ def train_rl(
         return result
     policy = load_model(folder)
     order = Order(asked, seed=seed)
-    options = {"limit_s": verdict_limit_s, "thought_is_open": _opens_thought(tokenizer), "seed": seed}
-    grade = grade or grader(rule, accuracy=accuracy, **options)
+    limits: Any = {"limit_s": verdict_limit_s, "thought_is_open": _opens_thought(tokenizer)}
+    grade = grade or grader(rule, accuracy=accuracy, seed=seed, **limits)
     judge = Judge(order, grade, tokenizer, end_ids(policy, tokenizer))
     extras = [Guarded(e.function, name=e.name) for e in extra]
     arguments = grpo_arguments(
