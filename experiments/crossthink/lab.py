@@ -1,8 +1,8 @@
 """Small-scale stand-ins for CrossThink's data and one run of its line; what the arms share.
 
 Two mathematics sets and two general ones, made up by `niwaki.curation.generators`. General sets come open and
-as multiple choice, mathematics sets open, as in the paper. One small model is warmed up on worked solutions of
-all of them to partial accuracy, and every arm goes on from it with GRPO.
+as multiple choice, mathematics sets open, as in the paper. One small model is warmed up on worked solutions
+of all of them to partial accuracy, and every arm goes on from it with GRPO.
 """
 
 from __future__ import annotations

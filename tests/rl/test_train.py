@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def dense(completions):
-    """A reward with signal for a random model (trap: the rule is 0 for it everywhere): different characters."""
+    """A reward with signal for a random model, to which the rule gives 0 everywhere: different characters."""
     return [Grade(len(set(c.text)) / 20, False, Form.NO_BOX, "different") for c in completions]
 
 
