@@ -14,6 +14,7 @@ PIPELINES = {
     "family": "niwaki.pipelines.family",
     "curate": "niwaki.pipelines.curate",
     "sparsify": "niwaki.pipelines.sparsify",
+    "reason": "niwaki.pipelines.reason",
 }
 
 

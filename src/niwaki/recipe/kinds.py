@@ -9,14 +9,15 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, curate, family, sparsify
+from niwaki.recipe import compress, curate, family, reason, sparsify
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
+from niwaki.recipe.reason import ReasonRecipe
 from niwaki.recipe.sparsify import SparsifyRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | SparsifyRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe | SparsifyRecipe
 
 
 class Kind(NamedTuple):
@@ -31,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "family": Kind(FamilyRecipe, family.starter),
     "sparsify": Kind(SparsifyRecipe, sparsify.starter),
     "curate": Kind(CurateRecipe, curate.starter),
+    "reason": Kind(ReasonRecipe, reason.starter),
 }
 
 
