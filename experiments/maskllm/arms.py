@@ -17,6 +17,18 @@ ONE_SHOT: Arms = {
 LEARNED: Arms = {"learned": {}}
 DISTILLED: Arms = {"learned, distilled": {"loss": "distill", "learning_rate": 1.5e-3}}
 OBJECTIVE: Arms = {"learned": {}, **DISTILLED}
+# A model that has seen its training text many times is far more certain there than on any other text.
+UNSEEN_TEXT: Arms = {
+    "learned, distilled, unseen text": {
+        "loss": "distill",
+        "domain": "unseen",
+        "num_steps": 120,
+        "learning_rate": 2e-3,
+    },
+    "wanda, unseen text": {"method": "wanda", "domain": "unseen"},
+    "sparsegpt, mask only, unseen text": {"method": "sparsegpt", "domain": "unseen"},
+    "sparsegpt, weights updated, unseen text": {"method": "sparsegpt", "update": True, "domain": "unseen"},
+}
 BEYOND: Arms = {"learned over updated weights": {"over_updated": True}}
 
 PRIORS: Arms = {

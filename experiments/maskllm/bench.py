@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -40,6 +41,7 @@ PATTERN = Pattern.parse("2:4")
 HELD_OUT_ROWS = 96
 CURVE_ROWS = 16
 CURVE_POINTS = 4
+UNSEEN = "unseen"
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,21 @@ class Bench:
         return Rows(self.corpus(domain).held_out.ids, sequence_length=self.dense.sequence_length_tokens)
 
     def rows(self, seed: int, domain: str = "") -> Any:
-        """Training text in the order of `seed`; of all domains in turn for "blend"."""
+        """Training text in the order of `seed`.
+
+        Of all domains in turn for "blend"; for "unseen", text that the dense model was not trained on.
+        """
         if domain == "blend":
             return Blend([self.rows(seed, name) for name in ("", *self.dense.domains)])
-        ids = self.corpus(domain).train.ids
+        ids = self._unseen() if domain == UNSEEN else self.corpus(domain).train.ids
         return Rows(ids, sequence_length=self.dense.sequence_length_tokens, seed=seed)
+
+    def _unseen(self) -> Any:
+        """Text that the dense model was not trained on, from the first document after what is measured on."""
+        ids = self.corpus().held_out.ids
+        measured = HELD_OUT_ROWS * self.dense.sequence_length_tokens
+        ends = np.flatnonzero(ids[measured:] == self.tokenizer.eos_token_id)
+        return ids[measured + int(ends[0]) + 1 :]
 
     def calibration(self, seed: int, domain: str = "") -> Any:
         """Rows for one-shot methods: the training text in an order of its own."""
@@ -233,7 +245,7 @@ def learned_arm(
             "min_learning_rate": settings.get("learning_rate", bench.dense.learning_rate) / 10,
             **settings,
         },
-        held_out=bench.held_out("" if domain == "blend" else domain),
+        held_out=bench.held_out("" if domain in ("blend", UNSEEN) else domain),
         held_out_rows=CURVE_ROWS,
         evaluate_every_steps=max(1, steps // CURVE_POINTS),
         save_every_steps=max(40, steps // 4),

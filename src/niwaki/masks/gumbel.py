@@ -142,7 +142,7 @@ class Gate(nn.Module):
         rows_CM = self.candidates
         similarity_CC = rows_CM @ rows_CM.T - self.pattern.mean_overlap
         scale = float(self.logits.float().std()) * strength
-        self.logits += (scale * similarity_CC)[:, prior_G.to(rows_CM.device).long()].to(self.logits.dtype)
+        self.logits.add_((scale * similarity_CC)[:, prior_G.to(rows_CM.device).long()])
 
 
 def install(model: nn.Module, gates: Mapping[str, Gate]) -> None:
