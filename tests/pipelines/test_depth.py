@@ -12,7 +12,7 @@ from niwaki.evaluation.harness import run_tasks
 from niwaki.ground.layers import without_layers
 from niwaki.ground.model import load_model
 from niwaki.pipelines.cut import cut
-from niwaki.pipelines.depth import layers_to_drop
+from niwaki.pipelines.depth import layers_to_drop, num_measurements
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.plan import plan
 from niwaki.pruning.score import score
@@ -188,6 +188,28 @@ def test_a_plan_finds_an_unknown_task(world, tmp_path):
     pytest.importorskip("lm_eval", reason="needs niwaki[eval]")
     assert problems(world, tmp_path, measure="copy_word") == []
     assert "'influense' is neither loss nor influence" in problems(world, tmp_path, measure="influense")[0]
+
+
+def test_a_plan_finds_a_metric_that_the_task_does_not_report(world, tmp_path):
+    pytest.importorskip("lm_eval", reason="needs niwaki[eval]")
+    assert problems(world, tmp_path, measure="likely_word", metric="acc") == []
+    found = problems(world, tmp_path, measure="likely_word", metric="f1")
+    assert found == ["depth.metric 'f1': task 'likely_word' reports perplexity, acc."]
+
+
+@pytest.mark.parametrize(
+    ("depth", "num_passes"),
+    [
+        ({}, 3),  # the blocks of three layers that leave the last
+        ({"pattern": "single"}, NUM_LAYERS - 1),
+        ({"measure": "influence"}, 1),
+        ({"measure": "influence", "pattern": "single"}, 0),
+        ({"drop": [1, 2, 3]}, 0),
+    ],
+)
+def test_a_plan_counts_the_passes_that_choose_the_layers(world, depth, num_passes):
+    shapes = [{"layer": 3, "ffn": 40}, {"layer": 3, "ffn": 48}, {"layer": NUM_LAYERS, "ffn": 40}]
+    assert num_measurements(recipe_for(world, **depth), NUM_LAYERS, shapes) == num_passes
 
 
 @pytest.mark.parametrize(

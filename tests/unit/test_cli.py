@@ -33,7 +33,7 @@ def pipeline(monkeypatch):
         return stage
 
     module = types.ModuleType("niwaki.pipelines.compress")
-    for name in ("run", "report_stage", *(f"{stage}_stage" for stage in STAGES)):
+    for name in ("run", "report", *(f"{stage}_stage" for stage in STAGES)):
         setattr(module, name, noting(name))
     monkeypatch.setitem(sys.modules, "niwaki.pipelines.compress", module)
     monkeypatch.setattr("niwaki.pipelines.compress", module, raising=False)
@@ -146,7 +146,7 @@ def test_a_run_directory_stands_for_its_recipe(call, pipeline, recipe, tmp_path)
     assert call("report", "runs/demo").exit_code == 0
     assert pipeline.calls == [
         ("distill_stage", starter(), Path("runs/demo")),
-        ("report_stage", Path("runs/demo")),
+        ("report", Path("runs/demo")),
     ]
 
 

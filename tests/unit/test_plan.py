@@ -108,9 +108,8 @@ def test_ranking_by_loss_costs_no_trials(planned):
 
 
 def test_halving_costs_what_is_left_of_the_trials(planned):
-    full, once, twice = (
-        planned(choose={"halving": halving}, trim={"repair": False}) for halving in (0, 1, 2)
-    )
+    nothing_else = {"trim": {"repair": False}, "depth": {"num_samples": 1}}
+    full, once, twice = (planned(choose={"halving": halving}, **nothing_else) for halving in (0, 1, 2))
     assert len(full.candidates) == 8
     work = [found.stages[1].flops for found in (full, once, twice)]
     # 8 + 4 of 16 halves, 8 + 4 + 2 * 2 of 32 quarters
@@ -491,6 +490,16 @@ def test_a_teacher_larger_than_memory_is_no_problem_and_the_plan_says_how_it_is_
     assert next(stage for stage in large.stages if stage.name == "score").memory_bytes == 16 * 10**9
     show(large)
     assert "layer by layer: its 32.1 GB of weights do not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("measure", ["taylor", "magnitude"])
+def test_a_measure_of_weights_needs_them_in_memory(planned, monkeypatch, measure):
+    monkeypatch.setattr("niwaki.ground.streamed.memory_limit_bytes", lambda: 16 * 10**9)
+    (problem,) = planned(score={"measure": measure}).problems
+    assert problem.message.startswith(
+        f"score.measure '{measure}' needs all of the teacher's weights in memory"
+    )
+    assert planned(score={"measure": "random"}).problems == ()
 
 
 def test_families_are_listed_with_their_axes(capsys):

@@ -131,6 +131,16 @@ def find_tasks(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
     return manager
 
 
+def stated_metrics(manager: TaskManager, task: str) -> tuple[str, ...] | None:
+    """The metrics that a task's YAML lists, loading no data; None where it leaves that to code or a group.
+
+    With filters, `TaskResult.metrics` has them as "metric,filter".
+    """
+    content: dict[str, Any] = manager.task_index[task].cfg or {}
+    stated = content.get("metric_list")
+    return None if stated is None else tuple(str(entry["metric"]) for entry in stated)
+
+
 def _not_installed(tasks: Sequence[str], error: ImportError) -> EvaluationError:
     return EvaluationError(
         f"tasks {', '.join(tasks)}: lm-eval is not installed ({error}).", "Run: pip install 'niwaki[eval]'"

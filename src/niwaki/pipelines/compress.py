@@ -9,14 +9,15 @@ stock Hugging Face folder. Run directories are described in docs/architecture.md
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from niwaki.distillation.train import check_same_tokenizer
-from niwaki.errors import RecipeError
+from niwaki.errors import NiwakiError, RecipeError
 from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
-from niwaki.pipelines import importance
+from niwaki.pipelines import importance, plan_table
 from niwaki.pipelines.cached_teacher import check_cache
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.cut import cut
@@ -41,10 +42,17 @@ def run(recipe: CompressRecipe, *, out: Path) -> dict[str, Any]:
         correct_stage(recipe, out)
     for next_stage in (score_stage, choose_stage, trim_stage, distill_stage, evaluate_stage):
         next_stage(recipe, out)
-    report_stage(out)
+    report(out)
     results: dict[str, Any] = json.loads((out / EVALUATE / "results.json").read_text())
     show(results, out=out)
     return results
+
+
+def check(recipe: CompressRecipe, *, out: Path, flops_per_s: float | None) -> Sequence[NiwakiError]:
+    """Print the plan; returns its problems."""
+    planned = plan(recipe, out=out, flops_per_s=flops_per_s)
+    plan_table.show(planned)
+    return planned.problems
 
 
 def correct_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -138,7 +146,7 @@ def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
     _stage(EVALUATE, recipe, out, inputs, work)
 
 
-def report_stage(out: Path) -> None:
+def report(out: Path) -> None:
     """One page about the run, and the model card of the student."""
     student = out / DISTILL / "model"
     if (student / "config.json").exists():

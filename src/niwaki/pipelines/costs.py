@@ -68,8 +68,8 @@ class Work:
     """The amounts that a recipe asks for, in tokens and rows.
 
     `calibration_passes` is what scoring costs, in forward passes: 3 with a backward pass, 0 without any.
-    `basis_tokens` are those of the pass that finds a rotation, `repair_tokens` those that one cut is
-    repaired on.
+    `basis_tokens` are those of the pass that finds a rotation, `depth_tokens` those of all passes that find
+    the layers to drop, `repair_tokens` those that one cut is repaired on.
     """
 
     sequence_length_tokens: int
@@ -94,6 +94,7 @@ class Work:
     cache_tokens: int = 0
     cache_bytes_per_token: int = 0
     basis_tokens: int = 0
+    depth_tokens: int = 0
     repair_tokens: int = 0
 
 
@@ -162,7 +163,7 @@ def stage_costs(
         *([cache] if work.has_cache else []),
         StageCost(
             "choose",
-            flops=work.basis_tokens * once
+            flops=(work.basis_tokens + work.depth_tokens) * once
             + work.num_candidates
             * (repaired + measured + work.trial_share * work.trial_tokens * taught + further_rounds),
             memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,

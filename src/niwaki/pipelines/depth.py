@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, NiwakiError, RecipeError
-from niwaki.evaluation.harness import find_tasks, run_tasks
+from niwaki.evaluation.harness import find_tasks, run_tasks, stated_metrics
 from niwaki.pipelines.inputs import Inputs, task_folder
 from niwaki.pruning.depth import (
     best_removal,
@@ -67,7 +67,11 @@ def depth_problems(
     drop, task = recipe.depth.drop, recipe.depth.task
     if task is not None:
         try:
-            find_tasks([task], include_path=task_folder(recipe))
+            manager = find_tasks([task], include_path=task_folder(recipe))
+            stated = stated_metrics(manager, task)
+            metric = recipe.depth.metric
+            if metric is not None and stated is not None and metric.partition(",")[0] not in stated:
+                yield _no_such_metric(metric, task, stated)
         except NiwakiError as error:
             yield RecipeError(
                 f"depth.measure {task!r} is neither loss nor influence, and no lm-eval task: {error.message}",
@@ -89,6 +93,21 @@ def depth_problems(
             f"candidates of {', '.join(map(str, others))} layers.",
             f"Give choose.grid with layer: [{kept}], or leave depth.drop out.",
         )
+
+
+def num_measurements(recipe: CompressRecipe, num_layers: int, shapes: Sequence[Mapping[str, int]]) -> int:
+    """How often the rows of `depth` go through most of the teacher, to choose the layers of all `shapes`."""
+    depth = recipe.depth
+    dropped = {num_layers - sizes.get("layer", num_layers) for sizes in shapes} - {0}
+    if not dropped or depth.drop is not None:
+        return 0
+    patterns = {
+        num: usual_pattern(num) if depth.pattern == "auto" else depth.pattern for num in sorted(dropped)
+    }
+    if depth.measure == "influence":  # of all layers in one pass
+        known = recipe.score.measure == "activation" and set(patterns.values()) == {"single"}
+        return 0 if known else 1
+    return len({layers for num, how in patterns.items() for layers in removals(num_layers, num, how)})
 
 
 def _measure(inputs: Inputs, missing: list[Layers], record: DepthRecord) -> None:
@@ -124,8 +143,12 @@ def _task_score(inputs: Inputs, task: str, model: PreTrainedModel) -> float:
     found = results[task]
     metric = depth.metric or next(iter(found.metrics), None)
     if metric not in found.metrics:
-        raise EvaluationError(
-            f"depth.metric {metric!r}: task {task!r} reports {', '.join(found.metrics) or 'no metric'}.",
-            "Name one of these, or leave depth.metric out.",
-        )
+        raise _no_such_metric(str(metric), task, found.metrics)
     return found.metrics[metric] if found.higher_is_better[metric] else -found.metrics[metric]
+
+
+def _no_such_metric(metric: str, task: str, reported: Iterable[str]) -> EvaluationError:
+    return EvaluationError(
+        f"depth.metric {metric!r}: task {task!r} reports {', '.join(reported) or 'no metric'}.",
+        "Name one of these, or leave depth.metric out.",
+    )

@@ -8,10 +8,12 @@ what they cost and what training each from scratch would have cost.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from niwaki.errors import NiwakiError
 from niwaki.evaluation.speed import measure_speed
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.run import check_inputs, write_atomically
@@ -19,7 +21,7 @@ from niwaki.pipelines import compress
 from niwaki.pipelines.compare import NEW_TOKENS, PROMPT_TOKENS
 from niwaki.pipelines.family_account import account
 from niwaki.pipelines.family_plan import plan_family, size_from
-from niwaki.pipelines.family_table import show_results
+from niwaki.pipelines.family_table import show_plan, show_results
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pipelines.open_run import MANIFEST, begin
 from niwaki.pipelines.plan import own_shape, read_config
@@ -47,10 +49,17 @@ def run(recipe: FamilyRecipe, *, out: Path) -> dict[str, Any]:
     return result
 
 
+def check(recipe: FamilyRecipe, *, out: Path, flops_per_s: float | None) -> Sequence[NiwakiError]:
+    """Print the plan; returns its problems."""
+    planned = plan_family(recipe, out=out, flops_per_s=flops_per_s)
+    show_plan(planned)
+    return planned.problems
+
+
 def report(out: Path) -> None:
     """Write the page about the family, and that of each member again."""
     for folder in sorted(out.glob("*/" + MANIFEST)):
-        compress.report_stage(folder.parent)
+        compress.report(folder.parent)
     write_family_report(out)
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from niwaki.ground.family import family_of
 from niwaki.ground.metrics import read_metrics
+from niwaki.pipelines.amounts import amounts
 from niwaki.pipelines.compress import CHOOSE, DISTILL, EVALUATE
 from niwaki.pipelines.costs import Shape, distill_flops, family_saving, scratch_flops
 from niwaki.pipelines.open_run import MANIFEST
-from niwaki.pipelines.plan import amounts, own_shape, read_config, shape_of
+from niwaki.pipelines.plan import own_shape, read_config, shape_of
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
 

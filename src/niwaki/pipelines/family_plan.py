@@ -13,13 +13,13 @@ from pathlib import Path
 from niwaki.errors import BudgetError, NiwakiError
 from niwaki.ground.family import family_of
 from niwaki.ground.run import is_done
+from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.compress import DISTILL
 from niwaki.pipelines.costs import Shape
 from niwaki.pipelines.plan import (
     Plan,
     budget_of,
     find_candidates,
-    measure_flops_per_s,
     own_shape,
     plan,
     read_config,

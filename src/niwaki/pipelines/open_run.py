@@ -19,8 +19,7 @@ from transformers.utils import logging
 import niwaki
 from niwaki.errors import RunError
 from niwaki.ground.run import check_inputs, is_done, write_atomically
-from niwaki.recipe.compress import CompressRecipe
-from niwaki.recipe.family import FamilyRecipe
+from niwaki.recipe.kinds import Recipe
 from niwaki.recipe.write import dump
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
@@ -29,7 +28,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers",
 
 def begin(
     out: Path,
-    recipe: CompressRecipe | FamilyRecipe,
+    recipe: Recipe,
     facts: Mapping[str, Any],
     stages: Mapping[str, Mapping[str, Any]],
 ) -> None:
@@ -71,7 +70,7 @@ def require(out: Path, name: str) -> None:
         )
 
 
-def _manifest(recipe: CompressRecipe | FamilyRecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(recipe: Recipe, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "niwaki": niwaki.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

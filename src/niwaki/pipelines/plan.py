@@ -5,7 +5,6 @@ In: a recipe. Out: a `Plan`, from the teacher's config and the axis tables alone
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,30 +12,26 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from niwaki.errors import CheckpointError, NiwakiError
+from niwaki.errors import CheckpointError, NiwakiError, RecipeError
 from niwaki.ground.family import Family, family_of
-from niwaki.ground.loop import Precision, resolve_precision
+from niwaki.ground.loop import resolve_precision
 from niwaki.ground.model import model_path
 from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines import cached_teacher
-from niwaki.pipelines.around import check_head_residual, counted, repair_rows
-from niwaki.pipelines.costs import Shape, StageCost, Work, stage_costs
+from niwaki.pipelines.amounts import amounts, measure_flops_per_s, with_cuts
+from niwaki.pipelines.around import check_head_residual, counted
+from niwaki.pipelines.costs import Shape, StageCost, stage_costs
 from niwaki.pipelines.depth import depth_problems
 from niwaki.pipelines.devices import DEVICES
-from niwaki.pipelines.inputs import Inputs, compute_dtype, device, evaluate_every_steps
+from niwaki.pipelines.inputs import Inputs, compute_dtype, device
 from niwaki.pipelines.limits import limits_of
 from niwaki.pipelines.preflight import check_losses, preflight
 from niwaki.pipelines.serving import Request, ServingCost, serving_cost
 from niwaki.pruning.architecture import Budget, candidates
-from niwaki.pruning.halving import rung_steps, total_steps
 from niwaki.pruning.rounds import round_sizes
 from niwaki.recipe.compress import CompressRecipe
 
-# Training reaches about this part of the speed of one large matrix product.
-EFFICIENCY = 0.4
 FEWEST_STEPS = 100
-# In forward passes; a backward pass costs two.
-_CALIBRATION_PASSES = {"activation": 1, "taylor": 3, "magnitude": 0, "random": 0}
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,8 @@ def plan(
     if config is not None and teacher is not None and shapes:
         serving = tuple(served(recipe, config, shape.sizes) for shape in (teacher, *shapes))
         largest = max(shapes, key=lambda shape: shape.num_parameters)
-        work = _with_mending(recipe, amounts(recipe, num_candidates=len(shapes)), family, largest)
+        sizes = [shape.sizes for shape in shapes]
+        work = with_cuts(recipe, amounts(recipe, num_candidates=len(shapes)), family, teacher.sizes, sizes)
         if recipe.distill.cache is not None:
             a_token, num_tokens = cached_teacher.cache_bytes(inputs, teacher.sizes["vocab"])
             work = replace(work, cache_bytes_per_token=a_token, cache_tokens=num_tokens or 0)
@@ -133,6 +129,8 @@ def plan(
         if streamed_bytes:
             allowed_bytes = allowed_memory_bytes(device())
             stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
+    if streamed_bytes and recipe.score.measure not in ("activation", "random"):
+        problems.append(does_not_stream(recipe, streamed_bytes))
     if teacher is not None:
         problems += check_losses(recipe, (taught_by or teacher).sizes, [shape.sizes for shape in shapes])
         problems += depth_problems(recipe, teacher.sizes["layer"], [shape.sizes for shape in shapes])
@@ -166,6 +164,15 @@ def read_config(model: str) -> PreTrainedConfig:
             f"Model {model!r} has no config that loads: {str(error).splitlines()[0]}",
             "Give a folder with config.json, a hub name such as Qwen/Qwen3-8B, or sapling.",
         ) from error
+
+
+def does_not_stream(recipe: CompressRecipe, num_bytes: int) -> RecipeError:
+    """What to do about a measure that needs the whole teacher in memory where it does not fit."""
+    return RecipeError(
+        f"score.measure {recipe.score.measure!r} needs all of the teacher's weights in memory, and their "
+        f"{num_bytes / 1e9:.1f} GB do not fit.",
+        "Write activation, which reads them layer by layer, or use a machine with more memory.",
+    )
 
 
 def find_candidates(
@@ -265,61 +272,6 @@ def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int])
         num_parameters=family.count(sizes, tied=tied),
         num_active_parameters=family.count(visited, tied=tied) - lookup,
     )
-
-
-def trial_rungs(recipe: CompressRecipe) -> tuple[int, ...]:
-    """The steps of a trial at which candidates stop; the last is the whole trial."""
-    num_steps = recipe.steps(recipe.trial_tokens)
-    return rung_steps(num_steps, recipe.choose.halving, every_steps=evaluate_every_steps(num_steps))
-
-
-def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
-    """What the recipe asks for, in tokens and rows."""
-    rungs = trial_rungs(recipe)
-    return Work(
-        sequence_length_tokens=recipe.data.sequence_length_tokens,
-        calibration_rows=recipe.score.num_samples,
-        calibration_batch_rows=recipe.score.batch_rows,
-        calibration_passes=_CALIBRATION_PASSES[recipe.score.measure],
-        calibration_rounds=recipe.score.rounds,
-        micro_rows=recipe.distill.micro_rows,
-        distill_tokens=recipe.distill.tokens,
-        trial_tokens=recipe.trial_tokens if recipe.choose.rank == "distill" else 0,
-        num_candidates=num_candidates,
-        evaluate_tokens=recipe.evaluate.num_tokens,
-        has_baseline=recipe.evaluate.baseline == "random",
-        trial_share=total_steps(num_candidates, rungs) / (num_candidates * rungs[-1]),
-        num_kept_candidates=1 if len(rungs) == 1 else min(num_candidates, -(-num_candidates // 2) + 1),
-        correct_tokens=recipe.correct_tokens,
-        corrects_alongside=recipe.corrects_alongside,
-        has_cache=recipe.distill.cache is not None,
-    )
-
-
-def _with_mending(recipe: CompressRecipe, work: Work, family: Family, largest: Shape) -> Work:
-    """Add what is done around each cut: the pass that finds a rotation, and the repair."""
-    length = work.sequence_length_tokens
-    return replace(
-        work,
-        basis_tokens=work.calibration_rows * length if family.head_apart_below else 0,
-        repair_tokens=repair_rows(recipe, largest.sizes) * length if recipe.trim.repair else 0,
-    )
-
-
-def measure_flops_per_s(precision: Precision = "auto") -> float:
-    """FLOP/s that training would sustain here: `EFFICIENCY` of a large matrix product, timed for a moment."""
-    on_gpu = torch.cuda.is_available()
-    size = 8192 if on_gpu else 768
-    dtype = torch.bfloat16 if resolve_precision(precision) == "bfloat16" else torch.float32
-    matrix = torch.ones(size, size, dtype=dtype, device="cuda" if on_gpu else "cpu")
-
-    def product_s() -> float:
-        start = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()
-        return time.perf_counter() - start
-
-    product_s()
-    return EFFICIENCY * 2 * size**3 / min(product_s() for _ in range(5))
 
 
 def _is_tied(config: PreTrainedConfig) -> bool:

@@ -10,7 +10,8 @@ from rich.console import Console
 from transformers import PreTrainedConfig
 
 from niwaki.ground.family import family_of
-from niwaki.pipelines.plan import served, trial_rungs
+from niwaki.pipelines.amounts import trial_rungs
+from niwaki.pipelines.plan import served
 from niwaki.pipelines.serving import ServingCost
 from niwaki.pipelines.spoken import in_count
 from niwaki.pruning.choose import Choice

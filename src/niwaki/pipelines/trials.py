@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.metrics import read_metrics
 from niwaki.ground.model import count_parameters
+from niwaki.pipelines.amounts import trial_rungs
 from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import Inputs
-from niwaki.pipelines.plan import find_candidates, request_of, trial_rungs
+from niwaki.pipelines.plan import find_candidates, request_of
 from niwaki.pipelines.ranking import ranking, say
 from niwaki.pipelines.stopwatch import stopwatch
 from niwaki.pipelines.teach import learn

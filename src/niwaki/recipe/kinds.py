@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -13,24 +14,30 @@ from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 
-SCHEMAS: dict[str, type[CompressRecipe] | type[FamilyRecipe]] = {
-    "compress": CompressRecipe,
-    "family": FamilyRecipe,
-}
-_STARTERS: dict[str, Callable[[], CompressRecipe | FamilyRecipe]] = {
-    "compress": compress.starter,
-    "family": family.starter,
+Recipe = CompressRecipe | FamilyRecipe
+
+
+class Kind(NamedTuple):
+    """One kind of recipe: its schema, and what `niwaki new KIND` writes."""
+
+    schema: type[Recipe]
+    starter: Callable[[], Recipe]
+
+
+KINDS: dict[str, Kind] = {
+    "compress": Kind(CompressRecipe, compress.starter),
+    "family": Kind(FamilyRecipe, family.starter),
 }
 
 
-def load_recipe(path: Path | str) -> CompressRecipe | FamilyRecipe:
+def load_recipe(path: Path | str) -> Recipe:
     """Read the recipe file `path` as what its `kind` says. Raises RecipeError as `recipe.load.load` does."""
     return parse_recipe(read_text(path), name=str(path))
 
 
-def parse_recipe(text: str, *, name: str) -> CompressRecipe | FamilyRecipe:
+def parse_recipe(text: str, *, name: str) -> Recipe:
     """Read the recipe in `text`; errors call it `name`. Raises RecipeError as `recipe.load.load` does."""
-    return parse(text, schema_of(kind_of(text), name), name=name)
+    return parse(text, _kind(kind_of(text), name).schema, name=name)
 
 
 def kind_of(text: str) -> object:
@@ -42,18 +49,16 @@ def kind_of(text: str) -> object:
     return content.get("kind", "compress") if isinstance(content, dict) else "compress"
 
 
-def schema_of(kind: object, name: str) -> type[CompressRecipe] | type[FamilyRecipe]:
-    """The schema of a kind. Raises RecipeError naming the kinds there are."""
-    if not isinstance(kind, str) or kind not in SCHEMAS:
-        meant = nearest(str(kind), list(SCHEMAS))
+def starter(kind: str) -> Recipe:
+    """What `niwaki new KIND` writes. Raises RecipeError naming the kinds there are."""
+    return _kind(kind, "niwaki new").starter()
+
+
+def _kind(kind: object, name: str) -> Kind:
+    if not isinstance(kind, str) or kind not in KINDS:
+        meant = nearest(str(kind), list(KINDS))
         raise RecipeError(
             f"{name}: there is no recipe of kind {kind!r}." + (f" Did you mean {meant!r}?" if meant else ""),
-            f"Kinds: {', '.join(SCHEMAS)}.",
+            f"Kinds: {', '.join(KINDS)}.",
         )
-    return SCHEMAS[kind]
-
-
-def starter(kind: str) -> CompressRecipe | FamilyRecipe:
-    """What `niwaki new KIND` writes. Raises RecipeError naming the kinds there are."""
-    schema_of(kind, "niwaki new")
-    return _STARTERS[kind]()
+    return KINDS[kind]

@@ -1,0 +1,5 @@
+"""`python -m niwaki.cli` is the `niwaki` command."""
+
+from niwaki.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""CrossThink data: sources -> filters -> templates -> difficulty -> blends. Start in curate.py."""
