@@ -27,7 +27,10 @@ PLAIN_TEMPLATE = (
 )
 PAD_TOKEN = "<|pad|>"
 _KNOWN_PADS = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<unk>")
-_PROBE = ({"role": "user", "content": "Where is the tree?"}, {"role": "assistant", "content": "In the garden."})
+_PROBE = (
+    {"role": "user", "content": "Where is the tree?"},
+    {"role": "assistant", "content": "In the garden."},
+)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,9 @@ def pad_apart(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int:
     if apart is None or apart in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         vocabulary = tokenizer.get_vocab()
         special = (tokenizer.eos_token, tokenizer.bos_token)
-        known = [t for t in _KNOWN_PADS if t in vocabulary and t not in special and vocabulary[t] < vocab_size]
+        known = [
+            t for t in _KNOWN_PADS if t in vocabulary and t not in special and vocabulary[t] < vocab_size
+        ]
         tokenizer.add_special_tokens({"pad_token": known[0] if known else PAD_TOKEN})
     return int(tokenizer.pad_token_id)
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, family
+from niwaki.recipe import compress, family, reward
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
+from niwaki.recipe.reward import RewardRecipe
 
-Recipe = CompressRecipe | FamilyRecipe
+Recipe = CompressRecipe | FamilyRecipe | RewardRecipe
 
 
 class Kind(NamedTuple):
@@ -27,6 +28,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
+    "reward": Kind(RewardRecipe, reward.starter),
 }
 
 

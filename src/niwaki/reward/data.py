@@ -18,7 +18,7 @@ from niwaki.reward.forms import (
     read_ratings,
     scores_disagree,
 )
-from niwaki.reward.records import Pair, Rating, is_validation, read_rows
+from niwaki.reward.records import Pair, Rating, read_rows, side_of
 
 Record = TypeVar("Record", Pair, Rating)
 
@@ -58,21 +58,22 @@ class Collected(Generic[Record]):
     warnings: list[str] = field(default_factory=list)
     scales: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def split(self, fraction: float) -> tuple[list[Record], list[Record]]:
-        """Training and validation records; all rows of a prompt are on one side.
+    def sides(self, *, test: float, validation: float) -> dict[str, list[Record]]:
+        """Records of "train", "validation" and "test"; all rows of a prompt are on one side.
 
         Raises:
             DataError: one side is empty.
         """
-        held = [is_validation(record.key, fraction) for record in self.records]
-        train = [r for r, h in zip(self.records, held, strict=True) if not h]
-        validation = [r for r, h in zip(self.records, held, strict=True) if h]
-        if not train or not validation:
-            raise DataError(
-                f"{len(train)} rows to train on and {len(validation)} to validate on: one side is empty.",
-                "Give more prompts, or another `validation` share.",
-            )
-        return train, validation
+        found: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
+        for record in self.records:
+            found[side_of(record.key, test=test, validation=validation)].append(record)
+        for side, records in found.items():
+            if not records:
+                raise DataError(
+                    f"Of {len(self.records)} rows none is on the {side} side of the split.",
+                    "Give more prompts, or larger shares of `validation` and `test`.",
+                )
+        return found
 
     def summary(self) -> dict[str, Any]:
         """Counts by source, and why rows were not used."""

@@ -17,7 +17,13 @@ from scipy.stats import rankdata
 
 from niwaki.errors import DataError
 
-PAPER_GRID = (0, 0.01, 0.025, *(round(0.025 * i, 3) for i in range(2, 6)), *(round(0.05 * i, 2) for i in range(3, 20)))
+PAPER_GRID = (
+    0,
+    0.01,
+    0.025,
+    *(round(0.025 * i, 3) for i in range(2, 6)),
+    *(round(0.05 * i, 2) for i in range(3, 20)),
+)
 TOLERANCE = 0.03
 _SWEEPS = 30
 _BISECTIONS = 60
@@ -72,7 +78,10 @@ def debias(
         DataError: names an objective whose correlation cannot be brought to the target.
     """
     n, k = rewards.shape
-    measures = [rewards[:, v] if o is None else o for v, o in zip(nuisances, observed or [None] * len(nuisances), strict=True)]
+    measures = [
+        rewards[:, v] if o is None else o
+        for v, o in zip(nuisances, observed or [None] * len(nuisances), strict=True)
+    ]
     predicted = rewards[:, list(nuisances)]
     lambdas = np.zeros((len(nuisances), k))
     before, after = np.zeros_like(lambdas), np.zeros_like(lambdas)
@@ -83,7 +92,9 @@ def debias(
             continue
         before[:, i] = [spearman(rewards[:, i], m) for m in measures]
         if one_sided:
-            lambdas[:, i] = [_first_of_grid(rewards[:, i], predicted[:, j], m, tolerance) for j, m in enumerate(measures)]
+            lambdas[:, i] = [
+                _first_of_grid(rewards[:, i], predicted[:, j], m, tolerance) for j, m in enumerate(measures)
+            ]
         else:
             lambdas[:, i] = _two_sided(rewards[:, i], predicted, measures, target, tolerance)
         left = rewards[:, i] - predicted @ lambdas[:, i]
@@ -132,7 +143,9 @@ def _two_sided(
     return lambdas
 
 
-def _bisect(reward: np.ndarray, nuisance: np.ndarray, measure: np.ndarray, target: float, most: float) -> float:
+def _bisect(
+    reward: np.ndarray, nuisance: np.ndarray, measure: np.ndarray, target: float, most: float
+) -> float:
     """The lambda at which the correlation falls through the target."""
     low, high = -most, most
     best, nearest = 0.0, np.inf

@@ -131,7 +131,9 @@ class Features:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / META).is_file():
-            raise DataError(f"{folder}: no feature cache is there.", "Make it with the recipe's feature stage.")
+            raise DataError(
+                f"{folder}: no feature cache is there.", "Make it with the recipe's feature stage."
+            )
         self.meta: dict[str, Any] = json.loads((self.folder / META).read_text())
 
     @property
@@ -220,9 +222,7 @@ def read_published(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _write(
-    extractor: Extractor, meta: dict[str, Any], shard: Any, folder: Path, shard_rows: int
-) -> Features:
+def _write(extractor: Extractor, meta: dict[str, Any], shard: Any, folder: Path, shard_rows: int) -> Features:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     total = len(meta["rows"])
@@ -290,7 +290,9 @@ def _sees_ahead(model: PreTrainedModel) -> bool:
 
 def _weights_hash(model: PreTrainedModel) -> str:
     """A hash of a few values of every tensor: enough to tell models apart, quick on large ones."""
-    sums = {n: [float(p.flatten()[0]), float(p.flatten()[-1]), p.numel()] for n, p in model.named_parameters()}
+    sums = {
+        n: [float(p.flatten()[0]), float(p.flatten()[-1]), p.numel()] for n, p in model.named_parameters()
+    }
     return input_hash(sums)
 
 

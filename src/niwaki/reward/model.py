@@ -118,14 +118,15 @@ def head_of(model: nn.Module, name: object = "the model") -> nn.Linear:
 
 
 def last_states(model: nn.Module, ids: Tensor, last: Tensor) -> Tensor:
-    """Final hidden states [B, d] at index `last` [B] of each row.
+    """Final hidden states [B, d] at index `last` [B] of each row, or [B, n, d] at n indices [B, n].
 
     Rows are padded on the right. Attention is causal, so no state up to `last` sees the padding, and no mask
     is needed.
     """
     base = getattr(model, model.base_model_prefix)
     hidden = base(input_ids=ids, use_cache=False).last_hidden_state
-    states: Tensor = hidden[torch.arange(len(ids), device=ids.device), last]
+    rows = torch.arange(len(ids), device=ids.device)
+    states: Tensor = hidden[rows.view(-1, *[1] * (last.ndim - 1)), last]
     return states
 
 
@@ -163,9 +164,7 @@ def _own_labels(path: str) -> tuple[str, ...] | None:
     return tuple(config.id2label[i] for i in range(config.num_labels))
 
 
-def _choose_rows(
-    model: PreTrainedModel, head: nn.Linear, own: Sequence[str], labels: Sequence[str]
-) -> None:
+def _choose_rows(model: PreTrainedModel, head: nn.Linear, own: Sequence[str], labels: Sequence[str]) -> None:
     """Replace the head by one with the rows of `labels`."""
     wider = nn.Linear(head.in_features, len(labels), bias=False).to(head.weight)
     with torch.no_grad():

@@ -82,10 +82,17 @@ class Objectives:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved."""
-        arrays = {"weight": self.weight, "transform": self.transform, "gate": self.gate, "ensemble": self.ensemble}
+        arrays = {
+            "weight": self.weight,
+            "transform": self.transform,
+            "gate": self.gate,
+            "ensemble": self.ensemble,
+        }
         found = {name: torch.from_numpy(np.ascontiguousarray(a, np.float32)) for name, a in arrays.items()}
         if self.network is not None:
-            found |= {f"network.{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
+            found |= {
+                f"network.{name}": tensor.detach() for name, tensor in self.network.state_dict().items()
+            }
         return found
 
     def card(self) -> dict[str, Any]:

@@ -61,9 +61,10 @@ def prompt_key(prompt: Iterable[Message]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def is_validation(key: str, fraction: float) -> bool:
-    """Which side of the split a prompt is on: decided by its hash, so all its rows are on one side."""
-    return int(key[:13], 16) / 16**13 < fraction
+def side_of(key: str, *, test: float, validation: float) -> str:
+    """ "train", "validation" or "test": decided by the prompt's hash, so all rows of a prompt are on one side."""
+    place = int(key[:13], 16) / 16**13
+    return "test" if place < test else "validation" if place < test + validation else "train"
 
 
 def read_rows(

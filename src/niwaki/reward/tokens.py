@@ -88,7 +88,12 @@ def encode_pairs(
 
 
 def encode_ratings(
-    chat: Chat, ratings: Sequence[Rating], objectives: Sequence[str], *, max_tokens: int, label: str = "ratings"
+    chat: Chat,
+    ratings: Sequence[Rating],
+    objectives: Sequence[str],
+    *,
+    max_tokens: int,
+    label: str = "ratings",
 ) -> tuple[RatingTokens, list[Skipped]]:
     """Render each rated answer; labels in the order of `objectives`. Raises DataError as `encode_pairs`."""
     kept: list[tuple[Rating, Conversation]] = []
@@ -128,7 +133,9 @@ class _Order:
 
     def places(self, start: int, count: int) -> list[int]:
         """Which rows the stream holds at `start` .. `start + count`."""
-        return [int(self._batch(i // self.batch_rows)[i % self.batch_rows]) for i in range(start, start + count)]
+        return [
+            int(self._batch(i // self.batch_rows)[i % self.batch_rows]) for i in range(start, start + count)
+        ]
 
     def _sorted(self, batch: int) -> np.ndarray:
         first = batch * self.batch_rows

@@ -94,7 +94,9 @@ def with_lora(model: PreTrainedModel, *, rank: int, alpha: float | None = None, 
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise RecipeError("LoRA needs peft.", "Run `pip install niwaki[reward]`, or train all weights.") from error
+        raise RecipeError(
+            "LoRA needs peft.", "Run `pip install niwaki[reward]`, or train all weights."
+        ) from error
     head_of(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The offline bench: answers whose quality is known, because we made it.
+"""Preferences and ratings without a download: answers whose quality is known, because we made it.
 
 A prompt asks for a function of the standard library. Its answers are the function itself, damaged in measured
 ways: statements dropped, names replaced, neighbouring statements exchanged, comments stripped, filler added.
@@ -16,16 +16,20 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import keyword
 import math
 import random
 import re
 import tokenize
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from niwaki.ground.text import stdlib_documents
-from niwaki.reward.records import Pair, Rating, is_validation, prompt_key
+from niwaki.reward.records import Pair, Rating, prompt_key, side_of
 
 ATTRIBUTES = ("correctness", "naming", "order", "comments")
 WEIGHTS = {
@@ -38,7 +42,16 @@ ASKS = {
 }
 RATER_BIAS = 0.5  # rating points (0 to 4) per standard deviation of log length
 RATER_NOISE = 0.4
-FILLERS = ("pass", "assert True, 'always'", "unused = None", "if False:\n    pass", "str(0) + str(1)", "len(()) + 0")
+SMALLEST_GAP = 0.02
+STRENGTH_STEP = 0.6
+FILLERS = (
+    "pass",
+    "assert True, 'always'",
+    "unused = None",
+    "if False:\n    pass",
+    "str(0) + str(1)",
+    "len(()) + 0",
+)
 LENGTHS = (1.0, 1.0, 1.25, 1.5, 1.9)  # of the undamaged function
 
 
@@ -64,7 +77,11 @@ class Answer:
 def functions(split: str) -> tuple[Function, ...]:
     """Functions with a docstring, of 5 to 12 lines; a quarter of them, by hash, are the "test" split."""
     test = split == "test"
-    return tuple(f for f in _functions() if is_validation(prompt_key(prompt_of(f, "plain")), 0.25) == test)
+    return tuple(
+        f
+        for f in _functions()
+        if (side_of(prompt_key(prompt_of(f, "plain")), test=0.25, validation=0.0) == "test") == test
+    )
 
 
 @lru_cache(maxsize=1)
@@ -77,7 +94,11 @@ def _functions() -> tuple[Function, ...]:
             continue
         lines = document.text.splitlines()
         for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef) or ast.get_docstring(node) is None or node.decorator_list:
+            if (
+                not isinstance(node, ast.FunctionDef)
+                or ast.get_docstring(node) is None
+                or node.decorator_list
+            ):
                 continue
             body = lines[node.lineno - 1 : node.end_lineno]
             indent = len(body[0]) - len(body[0].lstrip())
@@ -129,55 +150,97 @@ def prompt_of(function: Function, domain: str) -> tuple[dict[str, str], ...]:
 
 
 @dataclass(frozen=True)
+class Couple:
+    """Two answers to one prompt."""
+
+    row: str
+    domain: str
+    prompt: tuple[dict[str, str], ...]
+    answers: tuple[Answer, Answer]
+
+
+@dataclass(frozen=True)
 class Bench:
     """Matched data, as HelpSteer2 has them: the answers of each pair are rated too.
 
-    `worth` holds the true worths of the pairs' (chosen, rejected) answers; where the second is the larger, the
-    annotators were misled.
+    Attributes:
+        couples: of each pair, the index of its couple and that of the chosen answer in it.
+        worth: true worths of the (chosen, rejected) answers; where the second is the larger, the annotators
+            were misled.
     """
 
     pairs: list[Pair]
     ratings: list[Rating]
+    couples: list[tuple[int, int]]
     worth: list[tuple[float, float]]
-    num_fillers: list[tuple[int, int]]
 
 
-def make(num_pairs: int, *, split: str, seed: int, confounded: bool = True) -> Bench:
-    """Pairs and ratings on functions of one split, different for every seed.
-
-    `confounded` false: no rater bias and no noise; the preferred answer is the truly better one.
-    """
-    rng = random.Random(f"{split} {seed} {confounded}")
+def draw(num_couples: int, *, split: str, seed: int) -> list[Couple]:
+    """Pairs of damaged answers whose true worths differ."""
+    rng = random.Random(f"{split} {seed}")
     pool = list(functions(split))
     rng.shuffle(pool)
-    bench = Bench([], [], [], [])
+    found: list[Couple] = []
     number = 0
-    while len(bench.pairs) < num_pairs:
-        function = pool[number % len(pool)]
-        domain = rng.choice(sorted(WEIGHTS))
+    while len(found) < num_couples:
+        function, domain = pool[number % len(pool)], rng.choice(sorted(WEIGHTS))
         number += 1
-        two = [damaged(function, domain, rng) for _ in range(2)]
-        if abs(two[0].worth - two[1].worth) < 0.02:
-            continue
-        noise = RATER_NOISE if confounded else 0.0
-        bias = RATER_BIAS if confounded else 0.0
-        rated = [_rate(answer, domain, bias, noise, rng) for answer in two]
+        two = damaged(function, domain, rng), damaged(function, domain, rng)
+        if abs(two[0].worth - two[1].worth) >= SMALLEST_GAP:
+            found.append(Couple(f"{split}-{seed}-{number}", domain, prompt_of(function, domain), two))
+    return found
+
+
+def annotate(
+    couples: Sequence[Couple], *, seed: int, bias: float = RATER_BIAS, noise: float = RATER_NOISE
+) -> Bench:
+    """Rate both answers and prefer the one that is rated more helpful; `bias` and `noise` 0 give the truth.
+
+    The strength is the difference of the two ratings in steps of 0.6, at most 3. Couples without a difference are
+    left out.
+    """
+    rng = random.Random(f"raters {seed}")
+    bench = Bench([], [], [], [])
+    for number, couple in enumerate(couples):
+        rated = [rate(answer, bias, noise, rng) for answer in couple.answers]
         gap = rated[0]["helpfulness"] - rated[1]["helpfulness"]
-        strength = min(3, math.floor(abs(gap) / 0.6 + 0.5)) if confounded else 1
+        strength = min(3, math.floor(abs(gap) / STRENGTH_STEP + 0.5))
+        if not bias and not noise:
+            gap, strength = couple.answers[0].worth - couple.answers[1].worth, 1
+        for i in (0, 1):
+            answer = couple.answers[i].text
+            bench.ratings.append(Rating(f"{couple.row}-{i}", couple.prompt, answer, rated[i], couple.domain))
         if strength == 0:
             continue
-        order = (0, 1) if gap > 0 else (1, 0)
-        prompt, row = prompt_of(function, domain), f"{split}-{seed}-{number}"
-        chosen, rejected = (two[i].text for i in order)
-        bench.pairs.append(Pair(row, prompt, chosen, rejected, strength=float(strength), source=domain))
-        bench.worth.append((two[order[0]].worth, two[order[1]].worth))
-        bench.num_fillers.append((two[order[0]].num_fillers, two[order[1]].num_fillers))
-        for i in (0, 1):
-            bench.ratings.append(Rating(f"{row}-{i}", prompt, two[i].text, rated[i], domain))
+        best = 0 if gap > 0 else 1
+        two = couple.answers[best], couple.answers[1 - best]
+        bench.pairs.append(
+            Pair(couple.row, couple.prompt, two[0].text, two[1].text, float(strength), 1.0, couple.domain)
+        )
+        bench.couples.append((number, best))
+        bench.worth.append((two[0].worth, two[1].worth))
     return bench
 
 
-def _rate(answer: Answer, domain: str, bias: float, noise: float, rng: random.Random) -> dict[str, float]:
+def write(folder: Path, *, num_pairs: int, seed: int) -> tuple[Path, Path]:
+    """Files of pairs and of ratings, in the forms that recipes read.
+
+    The functions are those of the "train" split; recipes split by prompt themselves.
+    """
+    bench = annotate(draw(num_pairs, split="train", seed=seed), seed=seed)
+    pairs, ratings = folder / "stdlib-pairs.jsonl", folder / "stdlib-ratings.jsonl"
+    with pairs.open("w", encoding="utf-8") as file:
+        for pair in bench.pairs:
+            row = {"prompt": list(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
+            file.write(json.dumps(row | {"strength": pair.strength, "domain": pair.source}) + "\n")
+    with ratings.open("w", encoding="utf-8") as file:
+        for rating in bench.ratings:
+            messages = [*rating.prompt, {"role": "assistant", "content": rating.answer}]
+            file.write(json.dumps({"messages": messages, **rating.ratings}) + "\n")
+    return pairs, ratings
+
+
+def rate(answer: Answer, bias: float, noise: float, rng: random.Random) -> dict[str, float]:
     """Ratings from 0 to 4 by a rater who likes length; helpfulness is the worth, rated the same way."""
     size = (math.log(len(answer.text)) - 5.65) / 0.31
     rated: dict[str, Any] = {
@@ -224,4 +287,4 @@ def _renamed(rows: list[str], share: float, rng: random.Random) -> tuple[list[st
     return text.splitlines(), kept
 
 
-_KEYWORDS = frozenset(__import__("keyword").kwlist) | {"self", "cls", "str", "int", "len", "the", "and"}
+_KEYWORDS = frozenset(keyword.kwlist) | {"self", "cls", "str", "int", "len", "the", "and"}
