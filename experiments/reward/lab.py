@@ -1,9 +1,9 @@
-"""What the experiments on the offline bench share: states of frozen `sapling` for a pool of answers, made once.
+"""States of frozen `sapling` for a pool of answers of the offline bench, made once.
 
     python experiments/reward/lab.py          # about three minutes of one core; the others need it
 
-Raters are simulated anew for every seed on a part of the pool, so seeds differ in data, noise and order; the states of
-the answers do not depend on any of these.
+Raters are simulated anew for every seed on a part of the pool, so seeds differ in data, noise and order; the
+states of the answers do not depend on any of these.
 """
 
 from __future__ import annotations

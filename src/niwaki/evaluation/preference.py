@@ -1,7 +1,7 @@
-"""How well a reward model orders pairs: accuracy with intervals, by subset, and what length has to do with it.
+"""How well a reward model orders pairs: accuracy with intervals, by subset, and by length.
 
-In: the difference of scores, chosen minus rejected, of each pair. A pair is right when it is above 0; a tie is
-wrong, as in RewardBench. Intervals come from resampling prompts, not pairs.
+In: the difference of scores, chosen minus rejected, of each pair. A pair is right when it is above 0; a tie
+is wrong, as in RewardBench. Intervals come from resampling prompts, not pairs.
 """
 
 from __future__ import annotations

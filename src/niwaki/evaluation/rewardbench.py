@@ -1,8 +1,8 @@
 """RewardBench v1 (arXiv 2403.13787) and v2 (arXiv 2506.01937): the rows, the sections and their weights.
 
-In: rows of the benchmark, from the hub or a local file, and a function that scores answers. Out: scores by subset
-and section, and which rows were right. Nothing is cut and no row is left out: a benchmark that loses rows
-measures something else.
+In: rows of the benchmark, from the hub or a local file, and a function that scores answers. Out: scores by
+subset and section, and which rows were right. Nothing is cut and no row is left out: a benchmark that loses
+rows measures something else.
 """
 
 from __future__ import annotations

@@ -87,16 +87,16 @@ class Chat:
         text = self.text(messages)
         if answer.strip() not in text:
             raise DataError(
-                f"{row}: the chat template cuts the answer: {_missing(answer.strip(), text)!r} is not in what "
-                "it renders.",
-                "Remove what it strips (such as <think> blocks) from the data, or give another chat_template.",
+                f"{row}: the chat template cuts the answer: {_missing(answer.strip(), text)!r} is not "
+                "in what it renders.",
+                "Remove what it strips (such as <think> blocks) from the data, or give a chat_template.",
             )
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         end, before = self._prompt(tuple((m["role"], m["content"]) for m in prompt))
         if tuple(ids[: end + 1]) != before:
             raise DataError(
-                f"{row}: the chat template renders the prompt differently when an answer follows, so there is "
-                "no state that has seen just the prompt.",
+                f"{row}: the chat template renders the prompt differently when an answer follows, so "
+                "there is no state that has seen just the prompt.",
                 "Give a chat_template in which a turn does not depend on later ones.",
             )
         return Conversation(tuple(ids), end)

@@ -2,8 +2,8 @@
 
 data -> regress -> prefer -> extrapolate -> features -> objectives -> calibrate -> evaluate -> report
 
-Stages that the recipe has no section for are left out. Every model in between is a stock sequence classifier; the
-product is `7-calibrate/model`.
+Stages that the recipe has no section for are left out. Every model in between is a stock sequence
+classifier; the product is `7-calibrate/model`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
 
 
 def check(recipe: RewardRecipe, *, out: Path, flops_per_s: float | None) -> Sequence[NiwakiError]:
-    """Read the data, count rows, tokens and steps, and find what would stop the run; no weights are loaded."""
+    """Read the data, count steps, and find what would stop the run; no weights are loaded."""
     plan = check_recipe(RewardInputs(recipe, out), flops_per_s=flops_per_s)
     show_plan(plan)
     return plan.problems
@@ -82,7 +82,7 @@ def report(out: Path) -> None:
 
 
 def stage_inputs(inputs: RewardInputs) -> dict[str, dict[str, Any]]:
-    """The stages of this recipe, and what each depends on: its sections, and all that those before depend on."""
+    """The stages of this recipe, and what each depends on: its sections, and the stages before."""
     resolved = inputs.recipe.model_dump(mode="json")
     depends: dict[str, dict[str, Any]] = {}
     before = inputs.facts()

@@ -195,8 +195,8 @@ def _warnings(judged: dict[str, Any]) -> list[str]:
     accuracy = judged["models"][judged["final"]]["accuracy"]
     if accuracy["high"] < 0.5:
         return [
-            f"The model orders {accuracy['mean']:.1%} of test pairs, clearly less than a coin: the columns chosen "
-            "and rejected of a source look swapped."
+            f"The model orders {accuracy['mean']:.1%} of test pairs, clearly less than a coin: the columns "
+            "chosen and rejected of a source look swapped."
         ]
     return []
 

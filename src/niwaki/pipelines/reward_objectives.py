@@ -228,7 +228,7 @@ def _gates_by_source(objectives: Objectives, test: GateData, pairs: Features) ->
 def _export(inputs: RewardInputs, objectives: Objectives, folder: Path) -> None:
     """The folded scalar model with the objectives beside it, and the forms that were asked for."""
     card = {"loss": "objectives", "objectives": objectives.card(), "data": inputs.data["counts"]}
-    forms = {"model": (objectives.folded(), ("reward",))}
+    forms: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {"model": (objectives.folded(), ("reward",))}
     if "heads" in inputs.recipe.export.forms:
         forms["heads"] = (objectives.transform.T @ objectives.weight, objectives.names)
     if "gated" in inputs.recipe.export.forms:

@@ -99,8 +99,8 @@ def _plan(inputs: RewardInputs, plan: RewardPlan) -> None:
     sample, long = encode_pairs(chat, sides["train"][:_SAMPLE_ROWS], max_tokens=recipe.data.max_tokens)
     if long:
         plan.notes.append(
-            f"{len(long)} of the first {_SAMPLE_ROWS} pairs are longer than {recipe.data.max_tokens} tokens and "
-            "would be left out"
+            f"{len(long)} of the first {_SAMPLE_ROWS} pairs are longer than {recipe.data.max_tokens} tokens "
+            "and would be left out"
         )
     pair_tokens = sum(len(c.ids) for c in (*sample.chosen, *sample.rejected)) / len(sample)
     rating_tokens, rated = pair_tokens / 2, ratings.sides(**shares)["train"] if ratings.records else []

@@ -1,4 +1,4 @@
-"""Stages 2 to 4 of a reward run: regression, preference with its head, extrapolation (arXiv 2410.01257, section 4)."""
+"""Stages 2 to 4 of a reward run: regression, preference, extrapolation (arXiv 2410.01257)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The recipe of `niwaki run` for `kind: reward`: data -> train -> objectives -> calibrate -> evaluate -> report.
+"""The recipe of `niwaki run` for `kind: reward`: train, objectives, calibrate, evaluate, report.
 
-Sections that are null are left out of the line, so one recipe is a Bradley-Terry model, a regression, the best
-recipe of HelpSteer2-Preference (regression -> scaled Bradley-Terry -> ExPO), or ArmoRM (objectives and a gate on
-a frozen model). Defaults follow arXiv 2410.01257 and 2406.12845 where they do not depend on the size of the
-model, and are those of small models where they do.
+Sections that are null are left out of the line, so one recipe is a Bradley-Terry model, a regression, the
+best recipe of HelpSteer2-Preference (regression -> scaled Bradley-Terry -> ExPO), or ArmoRM (objectives and
+a gate on a frozen model). Defaults follow arXiv 2410.01257 and 2406.12845 where they do not depend on the
+size of the model, and are those of small models where they do.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Preference(Training):
 
 
 class Expo(Section):
-    """A step past the preference model, away from the regression; its length is chosen on validation pairs."""
+    """A step past the preference model, away from the regression, chosen on validation pairs."""
 
     grid: tuple[Number, ...] = Field(
         (0, 0.5, 0.75, 1, 1.1, 1.25, 1.52, 1.75, 2, 2.5, 3, 4), min_length=1, description="steps to try"

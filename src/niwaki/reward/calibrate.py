@@ -1,8 +1,8 @@
 """Calibration: how sure a difference of scores is, and scores in units that mean something.
 
-p(A better than B) = sigmoid((r_A - r_B) / temperature). The temperature can be folded into the head exactly; an
-offset cannot, because the head has no bias, so servers that take `logit_mean` and `logit_sigma` get it from
-`reward.json`.
+p(A better than B) = sigmoid((r_A - r_B) / temperature). The temperature can be folded into the head exactly;
+an offset cannot, because the head has no bias, so servers that take `logit_mean` and `logit_sigma` get it
+from `reward.json`.
 """
 
 from __future__ import annotations

@@ -193,8 +193,8 @@ def _check_scores(source: Source, contrary: int, num_read: int, first: str, warn
             "The columns look swapped: exchange chosen and rejected, or remove the score columns.",
         )
     warnings.append(
-        f"{source.label}: in {contrary} of {num_read} rows, first {first}, the rejected answer has the higher "
-        "score"
+        f"{source.label}: in {contrary} of {num_read} rows, first {first}, the rejected answer has the "
+        "higher score"
     )
 
 

@@ -1,8 +1,8 @@
 """Take a nuisance, such as verbosity or length, out of every objective (arXiv 2406.12845, section 3.2).
 
-r' = r T, where row v of T holds -lambda for every objective and T[v, v] is 0: the nuisance stops being an objective
-and lives on as a penalty inside the others. Lambda is such that the rank correlation of r' with the nuisance, over
-all answers of a reference set, is the target.
+r' = r T, where row v of T holds -lambda for every objective and T[v, v] is 0: the nuisance stops being an
+objective and lives on as a penalty inside the others. Lambda is such that the rank correlation of r' with
+the nuisance, over all answers of a reference set, is the target.
 
 Shapes: n answers, K objectives, V nuisances.
 """
@@ -71,13 +71,13 @@ def debias(
         nuisances: indices of the objectives to take out.
         observed: what the correlation is measured with, for each nuisance: a column [n], such as the true
             length, or None for the predicted nuisance itself, as in the paper.
-        one_sided: the paper's search: the smallest lambda of its grid with a correlation of at most `tolerance`
-            (0 for an objective that correlates negatively).
+        one_sided: the paper's search: the smallest lambda of its grid with a correlation of at most
+            `tolerance` (0 for an objective that correlates negatively).
 
     Raises:
         DataError: names an objective whose correlation cannot be brought to the target.
     """
-    n, k = rewards.shape
+    k = rewards.shape[1]
     measures = [
         rewards[:, v] if o is None else o
         for v, o in zip(nuisances, observed or [None] * len(nuisances), strict=True)

@@ -1,8 +1,8 @@
 """A reward model as a folder that stock loaders, trainers and serving engines read, checked when it is saved.
 
-The contract: a stock sequence classifier, `score.weight` without a bias, `problem_type: regression` (engines apply
-a sigmoid without it), names of the labels, padding apart from the end of text, the chat template, safetensors.
-`reward.json` beside them says where the model comes from; loaders ignore it.
+The contract: a stock sequence classifier, `score.weight` without a bias, `problem_type: regression` (engines
+apply a sigmoid without it), names of the labels, padding apart from the end of text, the chat template,
+safetensors. `reward.json` beside them says where the model comes from; loaders ignore it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def meet_contract(scorable: Scorable) -> None:
         raise CheckpointError("The head has a bias, which engines leave out.", "Train a head without one.")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         raise CheckpointError(
-            "The padding token is the end-of-text token, so pooling would take another token than was trained.",
+            "The padding token is the end-of-text token, so engines would score another token.",
             "Load the model with `load_backbone`, which sets one apart.",
         )
     config = model.config

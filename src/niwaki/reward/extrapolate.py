@@ -1,7 +1,8 @@
 """ExPO: a step past the trained weights in the direction they moved (arXiv 2410.01257, section 4).
 
-theta(a) = theta_start + a (theta_trained - theta_start); a = 0 is the start, a = 1 the trained model, the paper
-took a = 1.52. It acts on every weight, head included, in float32: in bfloat16 the small difference is lost.
+theta(a) = theta_start + a (theta_trained - theta_start); a = 0 is the start, a = 1 the trained model, the
+paper took a = 1.52. It acts on every weight, head included, in float32: in bfloat16 the small difference is
+lost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """States of a frozen model, computed once and kept (arXiv 2406.12845, section 3).
 
 A cache is a folder of shards, `features.json` beside them: what they were made with, and the row names. The
-state of an answer is the one after its last token; that of a prompt the one after its last token, taken in the
-same forward pass. A killed pass goes on at the first shard that is missing.
+state of an answer is the one after its last token; that of a prompt the one after its last token, taken in
+the same forward pass. A killed pass goes on at the first shard that is missing.
 
 Shapes: n rows, m pairs, d hidden, K objectives.
 """
@@ -201,7 +201,7 @@ def cache_pairs(
 
 
 def read_published(path: Path) -> dict[str, np.ndarray]:
-    """Features in the layout of ArmoRM's own code: `embeddings`, with `labels` or `prompt_embeddings` [m, 2, d].
+    """Features as ArmoRM's own code keeps them: `embeddings`, `labels` or `prompt_embeddings`.
 
     Raises:
         DataError: the two answers of a pair have different prompt states.

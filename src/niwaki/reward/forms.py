@@ -2,9 +2,9 @@
 
 | form | columns |
 |---|---|
-| pairs | chosen, rejected (text or messages), prompt unless they hold it; strength, q, margin or score_* if known |
-| helpsteer2-preference | prompt, response_1, response_2, preference_strength, three_most_similar_preferences |
-| hh | chosen, rejected: whole dialogues with "Human:" and "Assistant:" |
+| pairs | chosen, rejected (text or messages), prompt unless they hold it; strength, q, margin or score_* if
+known | | helpsteer2-preference | prompt, response_1, response_2, preference_strength,
+three_most_similar_preferences | | hh | chosen, rejected: whole dialogues with "Human:" and "Assistant:" |
 | shp | history, human_ref_A, human_ref_B, labels |
 | annotators | prompt, response_1, response_2, annotations: a list of strengths, one a person |
 | helpsteer | prompt, response and one number a column |
@@ -71,8 +71,8 @@ def read_pair(row: Row, name: str, form: str, *, ties: str = "drop", source: str
     prompt, first, second, strength, q = read
     if not prompt or prompt[-1]["role"] != "user":
         raise DataError(
-            f"{name}: the prompt ends with {prompt[-1]['role'] if prompt else 'nothing'!r}, expected a user's "
-            "turn.",
+            f"{name}: the prompt ends with {prompt[-1]['role'] if prompt else 'nothing'!r}, expected a "
+            "user's turn.",
             "Are the columns swapped? The prompt holds what was asked, chosen and rejected the answers.",
         )
     if not first.strip() or not second.strip():

@@ -1,7 +1,7 @@
 """The gate: how much each objective counts, told by the prompt alone (arXiv 2406.12845, section 3.3).
 
-gate = softmax(MLP(prompt state) / temperature) * logit_scale, over objectives; score = gate . (r T). It is trained on
-pairs with the debiased rewards, by Bradley-Terry, everything else frozen.
+gate = softmax(MLP(prompt state) / temperature) * logit_scale, over objectives; score = gate . (r T). It is
+trained on pairs with the debiased rewards, by Bradley-Terry, everything else frozen.
 
 Shapes: m pairs, d features, K objectives.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ class Gate(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [num_features, *[width] * num_hidden]
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(sizes)])
         self.layers.append(nn.Linear(sizes[-1], num_objectives))
         self.logit_scale = nn.Parameter(torch.ones(1))
         self.temperature, self.dropout = temperature, dropout
         mask = torch.ones(num_objectives, dtype=torch.bool) if live is None else torch.from_numpy(live)
         # An objective that debiasing took out carries nothing: no weight is spent on it.
+        self.live: Tensor
         self.register_buffer("live", mask, persistent=False)
 
     def logits(self, prompts: Tensor) -> Tensor:
@@ -254,6 +256,6 @@ def _state(gate: Gate) -> dict[str, Tensor]:
 @torch.no_grad()
 def _fold(gate: Gate, mean: np.ndarray, spread: np.ndarray) -> None:
     """Take plain prompt states instead of standardised ones."""
-    first = gate.layers[0]
+    first: Any = gate.layers[0]
     first.weight.div_(torch.from_numpy(spread).to(first.weight))
     first.bias.sub_(first.weight @ torch.from_numpy(mean).to(first.weight))

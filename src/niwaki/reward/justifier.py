@@ -1,13 +1,17 @@
-"""The Pairwise Justifier: a language model that says which of two answers is better, and why (arXiv 2410.01257, 4.3).
+"""The Pairwise Justifier: a language model says which of two answers is better, and why.
 
-It reads both answers and writes a justification that ends in a verdict. Scored, the verdicts are compared by their
-likelihood after the justification, in both orders of the answers, so that what it gains from a place cancels.
+Source: arXiv 2410.01257.
+
+It reads both answers and writes a justification that ends in a verdict. Scored, the verdicts are compared by
+their likelihood after the justification, in both orders of the answers, so that what it gains from a place
+cancels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +130,7 @@ def prefer_first(
     return found
 
 
-def _odds(model: nn.Module, chat: Chat, asked: str, num_new_tokens: int) -> float:
+def _odds(model: Any, chat: Chat, asked: str, num_new_tokens: int) -> float:
     """Log-likelihood of the first verdict minus that of the second."""
     ids = chat.ids(_asked(asked), to_answer=True)
     if num_new_tokens:

@@ -64,7 +64,7 @@ def _architecture(config: dict[str, Any]) -> list[Finding]:
             Finding(
                 "architecture",
                 "error",
-                f"the architecture is {text}: loaded as a sequence classifier it gets a random head, silently",
+                f"the architecture is {text}: as a sequence classifier it gets a random head, silently",
                 "save it as <Family>ForSequenceClassification, with its head",
             )
         )
@@ -180,7 +180,7 @@ def _head(folder: Path, config: dict[str, Any]) -> list[Finding]:
             Finding(
                 "head",
                 "error",
-                f"score.weight is {list(weight.shape)}, and the config says {labels or '?'} labels of width {hidden}",
+                f"score.weight is {list(weight.shape)}, the config says {labels or '?'} labels of width {hidden}",
                 "mend id2label, or save the right head",
             )
         )
@@ -228,7 +228,7 @@ def _tokens(folder: Path, config: dict[str, Any]) -> list[Finding]:
             Finding(
                 "pad-is-eos",
                 "error",
-                "padding is the end-of-text token: some libraries score the token before it, some the one itself",
+                "padding is the end-of-text token: some libraries score that token, some the one before",
                 "add a token for padding, set it in config and tokenizer, and score again",
             )
         )

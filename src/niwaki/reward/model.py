@@ -46,7 +46,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Scorable:
-    """Load a model to train as a reward model: a causal one gets a head of zeros, a reward model keeps its own.
+    """Load a model to train: a causal one gets a head of zeros, a reward model keeps its own.
 
     The head has no bias. A padding token apart from the end-of-text token is made where there is none. Of a
     reward model with other labels, the rows of the same names are kept; a single label gets the first row
@@ -95,8 +95,8 @@ def load_reward_model(
     model, info = _load(path, name, dtype, None)
     if info["missing_keys"]:
         raise CheckpointError(
-            f"{name}: holds no {min(info['missing_keys'])!r} (architecture {', '.join(architectures)}), so its "
-            "scores would be random.",
+            f"{name}: holds no {min(info['missing_keys'])!r} (architecture {', '.join(architectures)}), so "
+            "its scores would be random.",
             "Give a trained reward model; `niwaki lint` says what else is wrong with this one.",
         )
     tokenizer = load_tokenizer(path)
@@ -123,7 +123,7 @@ def last_states(model: nn.Module, ids: Tensor, last: Tensor) -> Tensor:
     Rows are padded on the right. Attention is causal, so no state up to `last` sees the padding, and no mask
     is needed.
     """
-    base = getattr(model, model.base_model_prefix)
+    base = getattr(model, str(model.base_model_prefix))
     hidden = base(input_ids=ids, use_cache=False).last_hidden_state
     rows = torch.arange(len(ids), device=ids.device)
     states: Tensor = hidden[rows.view(-1, *[1] * (last.ndim - 1)), last]
@@ -132,9 +132,9 @@ def last_states(model: nn.Module, ids: Tensor, last: Tensor) -> Tensor:
 
 def score_rows(model: nn.Module, ids: Tensor, last: Tensor) -> Tensor:
     """Scores [B, K] in float32, whatever precision the model runs in."""
-    states = last_states(_stock(model), ids, last)
+    states = last_states(stock_of(model), ids, last)
     with torch.autocast(states.device.type, enabled=False):
-        scores: Tensor = _stock(model).score(states.float())
+        scores: Tensor = stock_of(model).score(states.float())
     return scores
 
 
@@ -210,6 +210,7 @@ def _pad(model: PreTrainedModel, chat: Chat) -> None:
     model.config.pad_token_id = pad_id
 
 
-def _stock(model: nn.Module) -> Any:
+def stock_of(model: nn.Module) -> Any:
     """The stock model inside a LoRA wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapped: Any = model
+    return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped

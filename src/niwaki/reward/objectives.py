@@ -1,7 +1,7 @@
 """Heads, debiasing and gate as one thing: what turns states into a score that can be taken apart.
 
-Saved as `objectives/heads.safetensors` below a reward model's folder (engines load every safetensors file at the
-top), described in its `reward.json`.
+Saved as `objectives/heads.safetensors` below a reward model's folder (engines load every safetensors file at
+the top), described in its `reward.json`.
 
 Shapes: n answers, d features, K objectives, H heads of the ensemble.
 """
@@ -201,7 +201,7 @@ def finish_gate(objectives: Objectives, prompt_logits: np.ndarray, answer_logits
     if network is None:
         raise CheckpointError("The gate is fixed.", "Its score is one label: no second call is needed.")
     with torch.no_grad():
-        first = network.layers[0]
+        first: Any = network.layers[0]
         x = torch.relu(torch.from_numpy(np.asarray(prompt_logits[:, k:], np.float32)) + first.bias)
         for layer in network.layers[1:-1]:
             x = torch.relu(layer(x))
@@ -215,6 +215,7 @@ def served_rows(objectives: Objectives) -> tuple[np.ndarray, tuple[str, ...]]:
     network = objectives.network
     if network is None:
         raise CheckpointError("The gate is fixed.", "Export the folded head instead.")
-    first = network.layers[0].weight.detach().double().numpy()
+    layer: Any = network.layers[0]
+    first = layer.weight.detach().double().numpy()
     labels = (*objectives.names, *(f"gate.{i}" for i in range(len(first))))
     return np.concatenate([objectives.weight, first]), labels

@@ -62,7 +62,7 @@ def prompt_key(prompt: Iterable[Message]) -> str:
 
 
 def side_of(key: str, *, test: float, validation: float) -> str:
-    """ "train", "validation" or "test": decided by the prompt's hash, so all rows of a prompt are on one side."""
+    """The side of a prompt: train, validation or test, by its hash, so all its rows are on one."""
     place = int(key[:13], 16) / 16**13
     return "test" if place < test else "validation" if place < test + validation else "train"
 

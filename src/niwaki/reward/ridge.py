@@ -67,7 +67,7 @@ class Normal:
         self.count[bucket] += len(x) * pattern
 
     def pooled(self, weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each set of objectives with the same rows: their indices, X'X [d, d] and X'Y [k, d], weighted."""
+        """For each set of objectives with the same rows: indices, X'X [d, d], X'Y [k, d], weighted."""
         sets: dict[tuple[bool, ...], list[int]] = {}
         patterns = list(self.gram)
         for k in range(len(self.objectives)):

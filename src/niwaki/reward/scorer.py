@@ -81,7 +81,7 @@ class Scorer:
 
 
 def load_scorer(name: str | Path, *, device: str | torch.device = "cpu") -> Scorer:
-    """Load a reward model, with its objectives if it has them. Raises CheckpointError when it cannot score."""
+    """Load a reward model, with its objectives if any. Raises CheckpointError when it cannot score."""
     folder = local_folder(name)
     objectives = load_objectives(folder) if (folder / HEADS).is_file() else None
     return Scorer(load_reward_model(folder, device=device), objectives)

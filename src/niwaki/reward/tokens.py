@@ -22,7 +22,7 @@ from niwaki.reward.records import Pair, Rating
 
 @dataclass(frozen=True)
 class PairTokens:
-    """Rendered pairs: conversations [P] with the better answer and with the worse, and what is known of each."""
+    """Rendered pairs: conversations [P] with the better answer, and with the worse."""
 
     pairs: tuple[Pair, ...]
     chosen: tuple[Conversation, ...]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from niwaki.errors import RecipeError
 from niwaki.ground.loop import FitResult, Loss, RowSource, fit
 from niwaki.reward.losses import BradleyTerry, bradley_terry, masked_squared_errors
-from niwaki.reward.model import HEAD, head_of, score_rows
+from niwaki.reward.model import HEAD, head_of, score_rows, stock_of
 
 
 def preference_loss(form: BradleyTerry) -> Loss:
@@ -59,7 +59,7 @@ def train(
         head_rate_factor: the head learns faster than the rest by this much, which short trainings need.
         options: the rest of `ground.loop.fit`.
     """
-    stock = model.get_base_model() if hasattr(model, "get_base_model") else model
+    stock: Any = stock_of(model)
     parts = {"": 1.0}
     if head_rate_factor != 1.0:
         prefix = "base_model.model." if stock is not model else ""

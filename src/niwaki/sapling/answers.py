@@ -6,10 +6,10 @@ Each damage is an attribute from 0 to 1, so the true worth of an answer is known
 
     worth = sum of weight x attribute, with the weights of the prompt's domain
 
-There are two domains, told apart by a sentence of the prompt: "plain" prompts want the code, "explained" ones want
-comments as well. Length is the nuisance, and it is confounded on purpose: the raters like long answers
-(`RATER_BIAS` per standard deviation of length, on every attribute), and the pairs' annotators do too. The truth
-knows nothing of length.
+There are two domains, told apart by a sentence of the prompt: "plain" prompts want the code, "explained"
+ones want comments as well. Length is the nuisance, and it is confounded on purpose: the raters like long
+answers (`RATER_BIAS` per standard deviation of length, on every attribute), and the pairs' annotators do
+too. The truth knows nothing of length.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _functions() -> tuple[Function, ...]:
             source = "\n".join(line[indent:] for line in body)
             if not 5 <= len(body) <= 12 or not 100 <= len(source) <= 300 or len(node.body) < 2:
                 continue
-            about = ast.get_docstring(node).strip().splitlines()[0][:80]
+            about = (ast.get_docstring(node) or "").strip().splitlines()[0][:80]
             found.append(Function(f"Write {node.name}({ast.unparse(node.args)}): {about}", source))
     return tuple(dict.fromkeys(found))
 
@@ -131,7 +131,8 @@ def damaged(function: Function, domain: str, rng: random.Random) -> Answer:
     num_fillers = 0
     while sum(len(row) + 1 for row in text) < wanted:
         place = rng.randrange(1, len(text) + 1)
-        indent = re.match(r"\s*", text[place - 1]).group() or "    "
+        before = text[place - 1]
+        indent = before[: len(before) - len(before.lstrip())] or "    "
         text.insert(place, "\n".join(indent + line for line in rng.choice(FILLERS).splitlines()))
         num_fillers += 1
     attributes = {
@@ -196,8 +197,8 @@ def annotate(
 ) -> Bench:
     """Rate both answers and prefer the one that is rated more helpful; `bias` and `noise` 0 give the truth.
 
-    The strength is the difference of the two ratings in steps of 0.6, at most 3. Couples without a difference are
-    left out.
+    The strength is the difference of the two ratings in steps of 0.6, at most 3. Couples without a
+    difference are left out.
     """
     rng = random.Random(f"raters {seed}")
     bench = Bench([], [], [], [])
@@ -260,7 +261,7 @@ def _without_comments(head: list[str], body: list[str]) -> tuple[list[str], floa
     source = "\n".join(head + body)
     try:
         tree = ast.parse(source)
-        function = tree.body[0]
+        function: Any = tree.body[0]
         first = function.body[0]
         gone = set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
         rows = source.splitlines()
