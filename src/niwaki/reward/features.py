@@ -26,6 +26,7 @@ from niwaki.ground.chat import Chat, Conversation, pad_apart
 from niwaki.ground.model import check_finite, load_tokenizer, model_path
 from niwaki.ground.progress import progress
 from niwaki.ground.run import input_hash, write_atomically
+from niwaki.reward.model import grow_embedding
 from niwaki.reward.tokens import PairTokens, RatingTokens, padded
 
 Pooling = Literal["last", "mean"]
@@ -86,10 +87,7 @@ def load_extractor(
             "Fetch the checkpoint again; these weights would have been random.",
         )
     check_finite(model)
-    vocab_size = model.config.get_text_config().vocab_size
-    pad_id = pad_apart(chat.tokenizer, vocab_size)
-    if pad_id >= vocab_size:
-        model.resize_token_embeddings(pad_id + 1, mean_resizing=False)
+    grow_embedding(model, pad_apart(chat.tokenizer, model.config.get_text_config().vocab_size) + 1)
     causal = not _sees_ahead(model)
     chosen: Pooling = pooling or ("last" if causal else "mean")
     if chosen == "last" and not causal:

@@ -180,7 +180,7 @@ def _head(folder: Path, config: dict[str, Any]) -> list[Finding]:
             Finding(
                 "head",
                 "error",
-                f"score.weight is {list(weight.shape)}, the config says {labels or '?'} labels of width {hidden}",
+                f"score.weight is {list(weight.shape)}, expected {labels or '?'} labels of {hidden}",
                 "mend id2label, or save the right head",
             )
         )

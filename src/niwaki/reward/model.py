@@ -5,7 +5,8 @@ Shapes: B rows, S positions, d hidden, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from niwaki.errors import CheckpointError
 from niwaki.ground.chat import Chat, Conversation, pad_apart
 from niwaki.ground.model import check_finite, load_tokenizer, model_path
 from niwaki.ground.progress import progress
+from niwaki.ground.saved import no_progress_bars
 from niwaki.reward.tokens import padded
 
 HEAD = "score"
@@ -189,9 +192,10 @@ def _load(
             "problem_type": "regression",
         }
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
-        )
+        with _quiet():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"Model {str(name)!r} cannot be loaded as a sequence classifier: {str(error).splitlines()[0]}",
@@ -200,14 +204,34 @@ def _load(
     return model, info
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A new head and a language-model head that is left over are expected; what is not is checked here."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with no_progress_bars():
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
 def _pad(model: PreTrainedModel, chat: Chat) -> None:
     """Make padding a token of its own, in the tokenizer, the embedding and the config."""
     config = model.config.get_text_config()
     pad_id = pad_apart(chat.tokenizer, config.vocab_size)
-    if pad_id >= config.vocab_size:
-        model.resize_token_embeddings(pad_id + 1, mean_resizing=False)
+    grow_embedding(model, pad_id + 1)
     config.pad_token_id = pad_id
     model.config.pad_token_id = pad_id
+
+
+@torch.no_grad()
+def grow_embedding(model: PreTrainedModel, num_tokens: int) -> None:
+    """Make room for a token; its row is zeros, where `transformers` would draw one at random."""
+    known = model.config.get_text_config().vocab_size
+    if num_tokens > known:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+        model.get_input_embeddings().weight[known:] = 0.0
 
 
 def stock_of(model: nn.Module) -> Any:
