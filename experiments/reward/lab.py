@@ -107,6 +107,23 @@ def sample(
     )
 
 
+def part(whole: Sample, pairs: np.ndarray, rated: np.ndarray) -> Sample:
+    """Some of the pairs and some of the rated answers, by masks."""
+    return Sample(
+        whole.states[pairs],
+        whole.prompts[pairs],
+        whole.lengths[pairs],
+        whole.strength[pairs],
+        whole.domain[pairs],
+        [g for g, kept in zip(whole.group, pairs, strict=True) if kept],
+        whole.worth[pairs],
+        whole.rated[rated],
+        {name: values[rated] for name, values in whole.labels.items()},
+        [g for g, kept in zip(whole.rated_groups, rated, strict=True) if kept],
+        whole.rated_lengths[rated],
+    )
+
+
 if __name__ == "__main__":
     Path(FOLDER).mkdir(parents=True, exist_ok=True)
     for name in ("test", "train"):

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, family, reward
+from niwaki.recipe import compress, curate, family, reward
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 from niwaki.recipe.reward import RewardRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | RewardRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | RewardRecipe
 
 
 class Kind(NamedTuple):
@@ -28,6 +29,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
+    "curate": Kind(CurateRecipe, curate.starter),
     "reward": Kind(RewardRecipe, reward.starter),
 }
 
