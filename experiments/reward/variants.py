@@ -29,12 +29,13 @@ from niwaki.sapling.answers import ATTRIBUTES
 
 RESULT = Path(__file__).parent / "results" / "variants.json"
 SEEDS = range(10)
-NUM_COUPLES, NUM_VALIDATION = 800, 200
+NUM_COUPLES, NUM_VALIDATION = 1000, 250
 BATCH_PAIRS = 16
 FORMS = ("regular", "margin", "scaled")
 FIVE = ("helpfulness", *ATTRIBUTES)
 GRID = (0.0, 0.5, 0.75, 1.0, 1.25, 1.52, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+REGRESSION_EPOCHS = 2  # as in the paper; preferences are seen once
 
 
 class Probe(nn.Module):
@@ -79,8 +80,8 @@ class Rows:
 class Trial:
     """One seed at one learning rate."""
 
-    def __init__(self, train_set: lab.Sample, held: lab.Sample, seed: int, rate: float) -> None:
-        self.data, self.held, self.seed, self.rate = train_set, held, seed, rate
+    def __init__(self, train_set: lab.Sample, held: lab.Sample, seed: int, rates: dict[str, float]) -> None:
+        self.data, self.held, self.seed, self.rates = train_set, held, seed, rates
         m, d = len(train_set.states), train_set.states.shape[-1]
         states = np.concatenate([train_set.states.reshape(-1, d), train_set.rated])
         # States in units of their own spread, so that one learning rate fits any backbone.
@@ -97,24 +98,32 @@ class Trial:
         )
         self.first_rated = 2 * m
 
-    def fit(self, model: Probe, rows: RowSource, loss: Loss, batch: int, num: int) -> Probe:
+    def fit(self, model: Probe, rows: RowSource, loss: Loss, batch: int, num: int, rate: float) -> Probe:
         model = copy.deepcopy(model)
         with tempfile.TemporaryDirectory() as folder:
             train(
                 model, rows, loss, out=Path(folder), num_steps=num // batch, batch_rows=batch, micro_rows=batch,
-                learning_rate=self.rate, warmup_steps=5, weight_decay=0.0, seed=self.seed,
+                learning_rate=rate, warmup_steps=5, weight_decay=0.0, seed=self.seed,
                 save_every_steps=10**6, label="probe",
             )  # fmt: skip
         return model
 
     def prefer(self, start: Probe, form: Any) -> Probe:
-        return self.fit(start, self.pairs, preference_loss(form), BATCH_PAIRS, self.pairs.num)
+        return self.fit(
+            start, self.pairs, preference_loss(form), BATCH_PAIRS, self.pairs.num, self.rates[form]
+        )
 
     def regress(self, names: Sequence[str]) -> Probe:
         labels = np.stack([self.data.labels[name] for name in names], axis=1).astype(np.float32)
         n = len(labels)
-        columns = {"rows": self.first_rated + np.arange(n), "labels": labels, "mask": np.ones_like(labels, dtype=bool)}
-        return self.fit(Probe(self.table, len(names)), Rows(columns, self.seed), rating_loss, 2 * BATCH_PAIRS, n)
+        columns = {
+            "rows": self.first_rated + np.arange(n),
+            "labels": labels,
+            "mask": np.ones_like(labels, dtype=bool),
+        }
+        start, rows = Probe(self.table, len(names)), Rows(columns, self.seed)
+        num = REGRESSION_EPOCHS * n
+        return self.fit(start, rows, rating_loss, 2 * BATCH_PAIRS, num, self.rates["regression"])
 
     @torch.no_grad()
     def gaps(self, model: Probe, sample: lab.Sample) -> np.ndarray:
@@ -145,15 +154,17 @@ def variants(trial: Trial, test: lab.Sample) -> tuple[dict[str, np.ndarray], dic
     return gaps, expo | {"test_accuracy": on_test}
 
 
-def choose_rate(pooled: lab.Pool) -> tuple[float, dict[str, float]]:
-    """The rate with the best mean validation accuracy of scaled BT and regression, on a seed of its own."""
+def choose_rates(pooled: lab.Pool) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """For each loss the rate with the best validation accuracy, on a seed of its own; and all that was tried."""
     train_set, held = samples(pooled, 1000)
-    found = {}
+    tried: dict[str, dict[str, float]] = {name: {} for name in ("regression", *FORMS)}
     for rate in RATES:
-        trial = Trial(train_set, held, 1000, rate)
-        models = trial.prefer(Probe(trial.table, 1), "scaled"), trial.regress(("helpfulness",))
-        found[str(rate)] = float(np.mean([(trial.gaps(m, held) > 0).mean() for m in models]))
-    return float(max(found, key=lambda rate: found[rate])), found
+        trial = Trial(train_set, held, 1000, dict.fromkeys(tried, rate))
+        for name in tried:
+            scratch = Probe(trial.table, 1)
+            model = trial.regress(("helpfulness",)) if name == "regression" else trial.prefer(scratch, name)
+            tried[name][str(rate)] = float((trial.gaps(model, held) > 0).mean())
+    return {name: float(max(found, key=lambda rate: found[rate])) for name, found in tried.items()}, tried
 
 
 def samples(pooled: lab.Pool, seed: int) -> tuple[lab.Sample, lab.Sample]:
@@ -169,11 +180,12 @@ def main() -> None:
     began = time.process_time()
     train_pool, test_pool = lab.pool("train"), lab.pool("test")
     test = lab.sample(test_pool, seed=0, bias=0.0, noise=0.0)
-    rate, rates = choose_rate(train_pool)
+    rates, tried = choose_rates(train_pool)
+    print(tried, flush=True)
     seeds = []
     for seed in SEEDS:
         train_set, held = samples(train_pool, seed)
-        gaps, expo = variants(Trial(train_set, held, seed, rate), test)
+        gaps, expo = variants(Trial(train_set, held, seed, rates), test)
         gaps["longer answer"] = (test.lengths[:, 0] - test.lengths[:, 1]).astype(float)
         far = np.argsort(test.worth[:, 0] - test.worth[:, 1])
         seeds.append(
@@ -182,13 +194,15 @@ def main() -> None:
                 "num_pairs": len(train_set.states),
                 "labels_true": float((train_set.worth[:, 0] > train_set.worth[:, 1]).mean()),
                 "accuracy": {name: float((g > 0).mean()) for name, g in gaps.items()},
-                "by_worth": {n: [float((g[b] > 0).mean()) for b in np.array_split(far, 3)] for n, g in gaps.items()},
+                "by_worth": {
+                    n: [float((g[b] > 0).mean()) for b in np.array_split(far, 3)] for n, g in gaps.items()
+                },
                 "expo": expo,
             }
         )
         print(seed, {name: round(value, 3) for name, value in seeds[-1]["accuracy"].items()}, flush=True)
     RESULT.parent.mkdir(exist_ok=True)
-    found = {"rate": rate, "rates": rates, "num_test": len(test.states), "seeds": seeds}
+    found = {"rates": rates, "tried": tried, "num_test": len(test.states), "seeds": seeds}
     RESULT.write_text(json.dumps(found | {"cpu_s": round(time.process_time() - began)}, indent=1))
 
 

@@ -32,7 +32,9 @@ def pairs() -> list[Pair]:
     found = []
     for i in range(40):
         prompt = ({"role": "user", "content": f"Name {i} trees."},)
-        found.append(Pair(f"row {i}", prompt, "pine tree " * (2 + i % 3), "stone", 1.0 + i % 3, 1.0, "ab"[i % 2]))
+        found.append(
+            Pair(f"row {i}", prompt, "pine tree " * (2 + i % 3), "stone", 1.0 + i % 3, 1.0, "ab"[i % 2])
+        )
     return found
 
 

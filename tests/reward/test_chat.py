@@ -26,7 +26,9 @@ def own(tokenizer):
     return found
 
 
-@pytest.mark.parametrize("template, closes", [(CHATML, "<|im_end|>"), (LLAMA, "<|eot|>"), (None, "<|endoftext|>")])
+@pytest.mark.parametrize(
+    "template, closes", [(CHATML, "<|im_end|>"), (LLAMA, "<|eot|>"), (None, "<|endoftext|>")]
+)
 def test_the_prompt_ends_at_the_token_that_closes_the_users_turn(own, template, closes):
     chat = Chat(own, template)
     first, second = (chat.conversation(ASK, answer) for answer in ("Pine.", "A very old pine."))

@@ -17,7 +17,11 @@ from niwaki.reward.train import merged, preference_loss, rating_loss, train, wit
 
 from .conftest import CHATML
 
-ASKED = [("Name a tree.", "Pine."), ("Name a tree.", "A pine, shaped over many years."), ("Why?", "Roots first, then.")]
+ASKED = [
+    ("Name a tree.", "Pine."),
+    ("Name a tree.", "A pine, shaped over many years."),
+    ("Why?", "Roots first, then."),
+]
 
 
 @pytest.fixture
@@ -60,7 +64,9 @@ def test_scores_are_the_same_in_memory_reloaded_batched_padded_and_through_trl(s
     # What its PPO does.
     from trl.experimental.utils import get_reward
 
-    batch = tokenizer(text=texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
+    batch = tokenizer(
+        text=texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+    )
     with torch.inference_mode():
         _, scores, _ = get_reward(model, batch.input_ids, tokenizer.pad_token_id, 0)
     assert scores.tolist() == pytest.approx(expected, abs=1e-5)
@@ -97,7 +103,9 @@ def test_padding_that_ends_the_text_is_not_saved(saved):
 
 def test_a_model_that_differs_once_saved_is_refused(saved, tmp_path, monkeypatch):
     scorable, _, _ = saved
-    monkeypatch.setattr(type(scorable.model), "save_pretrained", _damaged(type(scorable.model).save_pretrained))
+    monkeypatch.setattr(
+        type(scorable.model), "save_pretrained", _damaged(type(scorable.model).save_pretrained)
+    )
     with pytest.raises(CheckpointError, match="differ from those in memory"):
         save_reward_model(scorable, tmp_path / "other", card={})
     assert not (tmp_path / "other").exists()
@@ -152,7 +160,10 @@ def test_the_margin_changes_the_loss(backbone, pairs):
     torch.nn.init.normal_(scorable.model.score.weight)
     tokens, _ = encode_pairs(scorable.chat, pairs, max_tokens=128)
     batch = PairRows(tokens, pad_id=scorable.pad_id, batch_rows=8, seed=None).take(0, 8)
-    losses = {form: float(preference_loss(form)(scorable.model, batch)[0]) for form in ("regular", "margin", "scaled")}
+    losses = {
+        form: float(preference_loss(form)(scorable.model, batch)[0])
+        for form in ("regular", "margin", "scaled")
+    }
     assert len(set(losses.values())) == 3
     batch["strength"] = torch.ones(8)
     assert float(preference_loss("scaled")(scorable.model, batch)[0]) == pytest.approx(losses["regular"])
@@ -175,8 +186,8 @@ def test_rows_do_not_depend_on_micro_batches(backbone, pairs):
     tokens, _ = encode_pairs(scorable.chat, pairs, max_tokens=128)
     rows = PairRows(tokens, pad_id=scorable.pad_id, batch_rows=8, seed=3)
     taken = [rows._order.places(start, 4) for start in range(0, 40, 4)]
-    assert sorted(sum(taken, [])) == list(range(40))
-    assert sum(taken[:2], []) == rows._order.places(0, 8)
+    assert sorted(place for part in taken for place in part) == list(range(40))
+    assert [*taken[0], *taken[1]] == rows._order.places(0, 8)
 
 
 def test_too_long_rows_are_named(backbone, pairs):
@@ -194,8 +205,8 @@ def test_lora_merges_into_the_plain_model(backbone, pairs, tmp_path):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained < 0.2 * sum(p.numel() for p in model.parameters())
     result = train(
-        model, rows, preference_loss("regular"), out=tmp_path / "run", num_steps=12, batch_rows=8, micro_rows=8,
-        learning_rate=3e-3, head_rate_factor=3, held_out=rows, held_out_rows=40,
+        model, rows, preference_loss("regular"), out=tmp_path / "run", num_steps=12, batch_rows=8,
+        micro_rows=8, learning_rate=3e-3, head_rate_factor=3, held_out=rows, held_out_rows=40,
     )  # fmt: skip
     assert result.held_out["accuracy"] == 1.0
     plain = type(scorable)(merged(model), scorable.chat)

@@ -39,7 +39,9 @@ def test_ties_are_dropped_or_soft():
 
 
 def test_annotators_who_disagree_are_filtered():
-    spread = HELPSTEER2 | {"three_most_similar_preferences": [{"strength": -3}, {"strength": 0}, {"strength": -2}]}
+    spread = HELPSTEER2 | {
+        "three_most_similar_preferences": [{"strength": -3}, {"strength": 0}, {"strength": -2}]
+    }
     assert pair_of(spread) == Skipped("row 1", "the annotators disagree")
 
 
@@ -78,7 +80,12 @@ def test_conversations_that_part_early_are_named():
 def test_shp_and_annotators():
     shp = {"history": "Name a tree.", "human_ref_A": "Stone.", "human_ref_B": "Pine.", "labels": 0}
     assert pair_of(shp).chosen == "Pine."
-    people = {"prompt": "Tree?", "response_1": "Pine.", "response_2": "Stone.", "annotations": [-2, -1, -100, -2]}
+    people = {
+        "prompt": "Tree?",
+        "response_1": "Pine.",
+        "response_2": "Stone.",
+        "annotations": [-2, -1, -100, -2],
+    }
     assert (pair_of(people).chosen, pair_of(people).strength) == ("Pine.", 2)
 
 
@@ -88,11 +95,22 @@ def test_a_probability_below_a_half_swaps_the_answers():
 
 
 def test_ratings_with_missing_attributes():
-    row = {"messages": [*turns("Tree?", "x"), {"role": "assistant", "content": "Pine."}], "a": 3, "b": None, "c": -100}
+    row = {
+        "messages": [*turns("Tree?", "x"), {"role": "assistant", "content": "Pine."}],
+        "a": 3,
+        "b": None,
+        "c": -100,
+    }
     (rating,) = read_ratings(row, "x", form_of(row, "x"))
     assert rating.ratings == {"a": 3}
-    rated = {"annotations": {"honesty": {"Rating": "4"}, "helpfulness": {"Rating": "N/A"}}, "overall_score": 7}
-    ultra = {"instruction": "Tree?", "completions": [{"response": "Pine.", **rated}, {"response": "x", **rated}]}
+    rated = {
+        "annotations": {"honesty": {"Rating": "4"}, "helpfulness": {"Rating": "N/A"}},
+        "overall_score": 7,
+    }
+    ultra = {
+        "instruction": "Tree?",
+        "completions": [{"response": "Pine.", **rated}, {"response": "x", **rated}],
+    }
     first, second = read_ratings(ultra, "x", form_of(ultra, "x"))
     assert first.ratings == {"overall_score": 7, "honesty": 4}
     assert (first.row, second.row) == ("x#0", "x#1")

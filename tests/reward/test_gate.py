@@ -1,4 +1,4 @@
-"""The gate learns from the prompt, folds exactly, and none of the faults of the published trainer is there."""
+"""The gate learns from the prompt, folds exactly, and has none of the published trainer's faults."""
 
 import copy
 
@@ -135,7 +135,8 @@ def test_permuting_objectives_changes_no_score(objectives):
     states = generator(1).normal(size=(6, 5))
     other = Objectives(
         tuple(objectives.names[i] for i in order), objectives.scales, objectives.weight[order],
-        objectives.transform[np.ix_(order, order)], objectives.gate[order], None, objectives.ensemble[:, order],
+        objectives.transform[np.ix_(order, order)], objectives.gate[order], None,
+        objectives.ensemble[:, order],
     )  # fmt: skip
     assert other.score(states) == pytest.approx(objectives.score(states))
 
@@ -151,7 +152,9 @@ def test_a_served_model_called_twice_gives_the_gated_score(objectives):
 def test_a_constant_added_to_an_objective_changes_no_preference(objectives):
     states, prompts = generator(1).normal(size=(2, 4, 5))
     rewards, gates = objectives.rewards(states), objectives.gates(np.repeat(prompts[:1], 4, 0))
-    before, after = (combine(gates, r, objectives.transform) for r in (rewards, rewards + [3, 0, 0]))
+    before, after = (
+        combine(gates, r, objectives.transform) for r in (rewards, rewards + np.array([3, 0, 0]))
+    )
     assert np.diff(after) == pytest.approx(np.diff(before))
 
 

@@ -63,7 +63,9 @@ def test_missing_ratings_do_not_count():
 
 def test_extrapolation_in_float32_keeps_what_bfloat16_would_lose():
     start = {"w": torch.tensor([1.0], dtype=torch.bfloat16)}
-    assert float(extrapolate({"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, 1.52)["w"]) == pytest.approx(2.52)
+    assert float(
+        extrapolate({"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, 1.52)["w"]
+    ) == pytest.approx(2.52)
     moved = extrapolate(start, {"w": torch.tensor([1.0078125], dtype=torch.bfloat16)}, 2.0)
     assert moved["w"].dtype == torch.bfloat16
     assert float(moved["w"]) == 1.015625

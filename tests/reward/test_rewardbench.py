@@ -5,7 +5,14 @@ import pytest
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.preference import compare_pairs, judge_pairs, pair_accuracy
-from niwaki.evaluation.rewardbench import SECTIONS, overall, rewardbench, rewardbench2, section_scores, ties_score
+from niwaki.evaluation.rewardbench import (
+    SECTIONS,
+    overall,
+    rewardbench,
+    rewardbench2,
+    section_scores,
+    ties_score,
+)
 
 
 def test_counts_and_weights():
@@ -39,7 +46,10 @@ def test_a_section_is_told_only_when_it_is_whole():
 def test_rows_are_scored_and_a_tie_is_wrong():
     subsets = [s for weights in SECTIONS.values() for s in weights]
     rows = [
-        (f"r{i}", {"prompt": "p", "chosen": "good", "rejected": "tied" if s == "math-prm" else "bad", "subset": s})
+        (
+            f"r{i}",
+            {"prompt": "p", "chosen": "good", "rejected": "tied" if s == "math-prm" else "bad", "subset": s},
+        )
         for i, s in enumerate(subsets)
     ]
 
@@ -98,7 +108,10 @@ def test_the_judgement_tells_length_and_strength():
     found = judge_pairs(gaps, subsets=["x", "y", "x", "y"], lengths=lengths, strengths=[1, 1, 2, 2])
     assert found["by_length"]["chosen longer"]["accuracy"] == 1
     assert found["by_length"]["chosen shorter"]["accuracy"] == 0
-    assert found["by_strength"] == {"1": {"accuracy": 1, "num_pairs": 2}, "2": {"accuracy": 0, "num_pairs": 2}}
+    assert found["by_strength"] == {
+        "1": {"accuracy": 1, "num_pairs": 2},
+        "2": {"accuracy": 0, "num_pairs": 2},
+    }
     assert found["by_subset"]["x"]["accuracy"] == 0.5
     assert found["length_correlation"] > 0.8
     assert found["correct"] == "1100"

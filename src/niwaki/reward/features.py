@@ -286,6 +286,7 @@ def _sees_ahead(model: PreTrainedModel) -> bool:
     return float((hidden[0] - hidden[1]).abs().max()) > (1e-4 if dtype == torch.float32 else 3e-2) * scale
 
 
+@torch.no_grad()
 def _weights_hash(model: PreTrainedModel) -> str:
     """A hash of a few values of every tensor: enough to tell models apart, quick on large ones."""
     sums = {
