@@ -2,9 +2,10 @@
 
     python experiments/reward/variants.py        # ten seeds, results/variants.json; needs lab.py first
 
-Heads are trained on frozen states of `sapling` by the library's own losses, loop and extrapolation: a model of no
-layers on top of a table of states. Every variant sees the same pairs once; regressions see the same answers with their
-ratings. Test pairs are on functions that were not trained on, and are judged by the true worth.
+Heads are trained on frozen states of `sapling` by the library's own losses, loop and extrapolation: a model
+of no layers on top of a table of states. Every variant sees the same pairs once; regressions see the same
+answers with their ratings. Test pairs are on functions that were not trained on, and are judged by the true
+worth.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ class Trial:
         model = copy.deepcopy(model)
         with tempfile.TemporaryDirectory() as folder:
             train(
-                model, rows, loss, out=Path(folder), num_steps=num // batch, batch_rows=batch, micro_rows=batch,
-                learning_rate=rate, warmup_steps=5, weight_decay=0.0, seed=self.seed,
+                model, rows, loss, out=Path(folder), num_steps=num // batch, batch_rows=batch,
+                micro_rows=batch, learning_rate=rate, warmup_steps=5, weight_decay=0.0, seed=self.seed,
                 save_every_steps=10**6, label="probe",
             )  # fmt: skip
         return model
