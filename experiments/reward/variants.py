@@ -156,7 +156,7 @@ def variants(trial: Trial, test: lab.Sample) -> tuple[dict[str, np.ndarray], dic
 
 
 def choose_rates(pooled: lab.Pool) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """For each loss the rate with the best validation accuracy, on a seed of its own; and all that was tried."""
+    """For each loss the rate with the best validation accuracy, on a seed of its own; and all tried."""
     train_set, held = samples(pooled, 1000)
     tried: dict[str, dict[str, float]] = {name: {} for name in ("regression", *FORMS)}
     for rate in RATES:
