@@ -7,6 +7,7 @@ from torch import nn
 
 from niwaki.errors import DataError, RecipeError
 from niwaki.ground.family import FAMILIES, family_of
+from niwaki.ground.model import load_model
 from niwaki.ground.stream import Rows
 from niwaki.ground.streamed import stream_model
 from niwaki.ground.walk import walk
@@ -155,7 +156,7 @@ def test_a_streamed_model_gets_the_same_masks(tmp_path, method, model_type):
     model.save_pretrained(tmp_path / "model")
     streamed = stream_model(tmp_path / "model")
     update = method == "sparsegpt"
-    whole = prune(model, method, update=update)
+    whole = prune(load_model(tmp_path / "model"), method, update=update)
     for one, other in zip(whole, prune(streamed, method, update=update), strict=True):
         assert one.name == other.name
         assert torch.equal(one.numbers, other.numbers)

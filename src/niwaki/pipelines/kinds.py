@@ -15,6 +15,7 @@ PIPELINES = {
     "curate": "niwaki.pipelines.curate",
     "sparsify": "niwaki.pipelines.sparsify",
     "reason": "niwaki.pipelines.reason",
+    "reward": "niwaki.pipelines.reward",
 }
 
 
