@@ -10,8 +10,6 @@ Shapes: B rows, S positions, V vocabulary, D hidden size.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from niwaki.distillation.criteria import LogitLoss, check_options
 from niwaki.distillation.fused import linear_cross_entropy, linear_distillation
 from niwaki.distillation.hidden import HiddenLoss, Lifted, check_hidden, hidden_term, listening
 from niwaki.errors import CheckpointError
+from niwaki.ground.corpus import tokenizer_fingerprint
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.loop import FitResult, Loss, RowSource, fit
 from niwaki.ground.model import load_tokenizer
@@ -166,20 +165,11 @@ def check_same_tokenizer(teacher_path: str | Path, student_path: str | Path) -> 
     Raises:
         CheckpointError: they differ, or one is missing.
     """
-    teacher, student = _tokenizer_hash(teacher_path), _tokenizer_hash(student_path)
+    teacher, student = (tokenizer_fingerprint(load_tokenizer(path)) for path in (teacher_path, student_path))
     if teacher != student:
         raise CheckpointError(
-            f"The tokenizers of teacher {str(teacher_path)!r} (hash {teacher[:12]}) and student "
-            f"{str(student_path)!r} (hash {student[:12]}) differ; a token must mean the same to both.",
+            f"The tokenizers of teacher {str(teacher_path)!r} (hash {teacher}) and student "
+            f"{str(student_path)!r} (hash {student}) differ; a token must mean the same to both.",
             "Copy the teacher's tokenizer files to the student if it was made from this teacher, or choose "
             "another pair.",
         )
-
-
-def _tokenizer_hash(path: str | Path) -> str:
-    """Of everything that decides how text becomes tokens; padding and truncation are up to the caller."""
-    tokenizer = load_tokenizer(path)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = {} if backend is None else json.loads(backend.to_str())
-    rules |= {"padding": None, "truncation": None, "vocabulary": tokenizer.get_vocab()}
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()

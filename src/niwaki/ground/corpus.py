@@ -45,10 +45,11 @@ class Corpus:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of what turns text into ids: two tokenizers with the same hash are interchangeable."""
+    """A hash of everything that decides how text becomes ids; padding and truncation are up to the caller."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(f"{content}{tokenizer.eos_token_id}".encode()).hexdigest()[:16]
+    rules = {} if backend is None else json.loads(backend.to_str())
+    rules |= {"padding": None, "truncation": None, "vocabulary": tokenizer.get_vocab()}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def text_fingerprint(corpus: Corpus) -> str:
@@ -120,7 +121,7 @@ def _folder(
 ) -> Path:
     """Where the tokens lie; its name is the fingerprint of the corpus."""
     origin = source_fingerprint(source, **options)
-    key = f"{origin}-{tokenizer_fingerprint(tokenizer)}-{held_out:g}-{max_tokens}"
+    key = f"{origin}-{tokenizer_fingerprint(tokenizer)}-{tokenizer.eos_token_id}-{held_out:g}-{max_tokens}"
     return (cache or default_cache()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
