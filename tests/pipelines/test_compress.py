@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from niwaki.errors import NiwakiError, RunError
+from niwaki.evaluation.paired import load_paired
 from niwaki.ground.run import DONE
 from niwaki.pipelines import compress
 from niwaki.recipe.compress import CompressRecipe
@@ -44,6 +45,17 @@ def test_the_student_is_a_stock_model_that_learned_from_its_teacher(finished):
         for p in (recipe.teacher, out / "4-distill" / "model")
     ]
     assert tokens[0] == tokens[1]
+
+
+def test_what_was_measured_row_by_row_is_kept_for_comparisons(finished):
+    out, results, _ = finished
+    paired = load_paired(out / "5-evaluate" / "paired.json")
+    measure = paired.measures["held-out loss"]
+    assert set(measure.values) == set(results["models"])
+    for name, model in results["models"].items():
+        assert measure.mean(name).mean == pytest.approx(model["held_out_loss"]["mean"])
+        assert "units" not in model
+    assert (paired.product, paired.baseline) == ("distilled", "teacher")
 
 
 def test_the_line_teaches_with_the_losses_of_the_recipe(recipe_file, tmp_path):

@@ -1,13 +1,39 @@
-"""Verbs that look and change nothing: env."""
+"""Verbs that look and change nothing: compare, env."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from niwaki.cli.app import app
 from niwaki.cli.output import AsJson, print_json
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories; a family stands for its members.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model to compare in each run, such as trimmed. Default: the one that it made."),
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    as_json: AsJson = False,
+) -> None:
+    """Compare finished runs with the first, in pairs.
+
+    Differences on the same held-out rows and questions, with intervals. Of one run, its own models.
+    """
+    from niwaki.pipelines.compare_runs import compare_runs, show
+
+    compared = compare_runs(runs, model=model, confidence=confidence)
+    if as_json:
+        print_json(compared)
+    else:
+        show(compared)
 
 
 @app.command()
