@@ -74,7 +74,7 @@ def test_the_line_teaches_with_the_losses_of_the_recipe(recipe_file, tmp_path):
 def test_a_run_leaves_a_report_a_card_and_no_pickle(finished):
     out, *_ = finished
     assert "<html" in (out / "report.html").read_text()
-    assert "base_model" in (out / "4-distill" / "model" / "README.md").read_text()
+    assert "library_name: transformers" in (out / "4-distill" / "model" / "README.md").read_text()
     left = {p.suffix for p in out.rglob("*") if p.is_file()}
     assert not left & {".bin", ".pt", ".pkl", ".pth"}
     assert not (out / "4-distill" / "checkpoints").exists()

@@ -11,10 +11,11 @@ from niwaki.cli.app import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_WRONG_ANSWER,
 from niwaki.cli import runs
 from niwaki.cli import stages
 from niwaki.cli import verify
+from niwaki.cli import share
 from niwaki.cli import look
 # isort: on
 
-VERBS = (runs, stages, verify, look)
+VERBS = (runs, stages, verify, share, look)
 
 
 def main() -> None:
