@@ -9,9 +9,12 @@ from niwaki.errors import CheckpointError, FamilyError
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground import streamed
 from niwaki.ground.family import FAMILIES
+from niwaki.ground.layers import layer_list
 from niwaki.ground.model import load_model
 from niwaki.ground.stream import Rows
 from niwaki.ground.streamed import decode, is_streamed, load_or_stream, rows_at_once, stream_model
+from niwaki.pruning.memory_cut import cut_model
+from niwaki.pruning.repair import repair
 from niwaki.pruning.score import score
 
 ROW_TOKENS = 8
@@ -44,6 +47,25 @@ def test_every_family_gives_the_same_bits_from_disk(model_type, tied, tmp_path):
     batches = [{"input_ids": PROMPT}, {"input_ids": PROMPT.flip(0)[:1]}]
     for expected, found in zip(decode(whole, batches), decode(from_disk, batches), strict=True):
         assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt_neox", "mixtral"])
+def test_a_repair_needs_no_teacher_in_memory(model_type, tmp_path):
+    """The last layer but one is dropped too, so that one is gone through that is not refitted."""
+    folder = saved(tmp_path / "model", model_type)
+    whole, from_disk = (load(folder, dtype=torch.float32) for load in (load_model, stream_model))
+    num_layers = whole.config.num_hidden_layers
+    keep = {"layer": torch.tensor([*range(num_layers - 2), num_layers - 1])}
+    students = [cut_model(whole, keep) for _ in range(2)]
+    options = {"keep": keep, "num_samples": 6, "batch_rows": 2}
+    expected, found = (
+        repair(student, teacher, rows(), **options)
+        for student, teacher in zip(students, (whole, from_disk), strict=True)
+    )
+    assert found == expected
+    assert all(part.is_meta for part in layer_list(from_disk)[0].parameters())
+    for one, other in zip(students[0].parameters(), students[1].parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_it_generates_what_the_model_in_memory_does(folder):

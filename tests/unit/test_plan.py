@@ -83,7 +83,9 @@ def recipe(teacher, text):
 
 
 @pytest.fixture
-def planned(recipe, tmp_path):
+def planned(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("niwaki.ground.streamed.memory_limit_bytes", lambda: 64 * 10**9)
+
     def build(out=tmp_path / "run", **sections):
         return plan(recipe(**sections), out=out, flops_per_s=1e12)
 
@@ -479,7 +481,6 @@ def test_the_plan_is_printed_with_its_problems(planned, tmp_path, capsys):
 def test_a_teacher_larger_than_memory_is_no_problem_and_the_plan_says_how_it_is_scored(
     planned, monkeypatch, capsys
 ):
-    monkeypatch.setattr("niwaki.ground.streamed.memory_limit_bytes", lambda: 64 * 10**9)
     assert planned().streamed_bytes == 0
     show(planned())
     assert "Scores the teacher in memory" in capsys.readouterr().out
@@ -492,14 +493,22 @@ def test_a_teacher_larger_than_memory_is_no_problem_and_the_plan_says_how_it_is_
     assert "layer by layer: its 32.1 GB of weights do not fit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("measure", ["taylor", "magnitude"])
-def test_a_measure_of_weights_needs_them_in_memory(planned, monkeypatch, measure):
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"score": {"measure": "taylor"}}, "score.measure 'taylor'"),
+        ({"score": {"measure": "magnitude"}}, "score.measure 'magnitude'"),
+        ({"score": {"rounds": 2}}, "score.rounds 2"),
+        ({"trim": {"rotate": True}}, "trim.rotate True"),
+    ],
+)
+def test_what_needs_the_teacher_in_memory_is_refused_where_it_does_not_fit(
+    planned, monkeypatch, sections, said
+):
+    assert planned(**sections).problems == ()
     monkeypatch.setattr("niwaki.ground.streamed.memory_limit_bytes", lambda: 16 * 10**9)
-    (problem,) = planned(score={"measure": measure}).problems
-    assert problem.message.startswith(
-        f"score.measure '{measure}' needs all of the teacher's weights in memory"
-    )
-    assert planned(score={"measure": "random"}).problems == ()
+    (problem,) = planned(**sections).problems
+    assert problem.message.startswith(f"{said} needs all of the teacher's weights in memory")
 
 
 def test_families_are_listed_with_their_axes(capsys):

@@ -10,12 +10,13 @@ from niwaki.cli.app import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_WRONG_ANSWER,
 # isort: off
 from niwaki.cli import runs
 from niwaki.cli import stages
+from niwaki.cli import curate
 from niwaki.cli import verify
 from niwaki.cli import share
 from niwaki.cli import look
 # isort: on
 
-VERBS = (runs, stages, verify, share, look)
+VERBS = (runs, stages, curate, verify, share, look)
 
 
 def main() -> None:

@@ -131,6 +131,11 @@ def is_streamed(model: nn.Module) -> bool:
     return isinstance(getattr(model, "niwaki_stream", None), _Stream)
 
 
+def holding(model: PreTrainedModel, number: int) -> AbstractContextManager[None]:
+    """While the block runs, layer `number` of a streamed model keeps its weights."""
+    return model.niwaki_stream.holding(number) if is_streamed(model) else nullcontext()
+
+
 def rows_at_once(model: PreTrainedModel, *, batch_rows: int, row_tokens: int) -> int:
     """How many rows `decode` should be given: one batch, or as many batches as one reading can serve."""
     if not is_streamed(model):
@@ -316,7 +321,10 @@ class _Stream:
 
     @contextmanager
     def holding(self, number: int) -> Iterator[None]:
-        """While the block runs, a layer keeps its weights."""
+        """While the block runs, a layer keeps its weights; a block inside may hold it too."""
+        if number in self.held:
+            yield
+            return
         self.load(number)
         self.held.add(number)
         try:

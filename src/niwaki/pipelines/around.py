@@ -82,7 +82,7 @@ def edits_of(
 
 
 def needs_memory(recipe: CompressRecipe, keep: Mapping[str, Tensor]) -> bool:
-    """Whether anything is to be done after the cut, with both models in memory."""
+    """Whether anything is to be done after the cut, with the student in memory."""
     return recipe.trim.repair or ("hidden" in keep and recipe.trim.rescale is not False)
 
 
@@ -95,7 +95,7 @@ def mend(
     `repaired` where they were tried.
     """
     recipe = inputs.recipe
-    teacher = inputs.load(inputs.teacher_folder)
+    teacher = inputs.load_or_stream(inputs.teacher_folder)
 
     def loss() -> float:
         # Of training text, in an order that is not the one of the calibration rows.

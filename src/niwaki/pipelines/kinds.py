@@ -12,6 +12,7 @@ from niwaki.errors import NiwakiError, RecipeError
 PIPELINES = {
     "compress": "niwaki.pipelines.compress",
     "family": "niwaki.pipelines.family",
+    "curate": "niwaki.pipelines.curate",
 }
 
 

@@ -15,6 +15,7 @@ Linear modules are repaired. Experts and routers, norms, embedding and head are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from niwaki.errors import DataError
 from niwaki.ground.axes import axes_of, kept_per_dim, parse
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
+from niwaki.ground.streamed import holding
 from niwaki.pruning.refit import Moments, apply, solve
 
 _HIDDEN = (("hidden",),)
@@ -58,7 +60,7 @@ class Repair:
 
 
 class _HeardEnoughError(Exception):
-    """Ends the run of a layer; never leaves this module."""
+    """Ends the run of a layer or a model; never leaves this module."""
 
 
 @dataclass
@@ -77,7 +79,8 @@ class _Side:
 
     def advance(self, family: Family, layer: int) -> None:
         """Go through a layer with every batch."""
-        self.states = [self.run(family, layer, batch).to("cpu") for batch in range(len(self.states))]
+        with holding(self.model, layer):
+            self.states = [self.run(family, layer, batch).to("cpu") for batch in range(len(self.states))]
 
     def hear(
         self,
@@ -134,10 +137,11 @@ def repair(
 ) -> list[Repair]:
     """Refit the student's matrices in place.
 
-    Needs both models in memory, the hidden states of all rows twice, and the sums of one layer's matrices.
+    Needs the student in memory, the hidden states of all rows twice, and the sums of one layer's matrices.
 
     Args:
         student: the trimmed teacher, in float32.
+        teacher: in memory or streamed; then each of its layers is read twice.
         rows: whole rows without padding; `num_samples` of them, rounded down to full batches of `batch_rows`.
         keep: what the trim kept; see `docs/architecture.md`.
         basis: [d, d], when the teacher was rotated before the cut.
@@ -161,9 +165,10 @@ def repair(
         for new, old in enumerate(layers):
             for dropped in range(next_layer, old):
                 sides[0].advance(family, dropped)
-            for patterns in _stages(family):
-                repairs += _repair_stage(sides[0], sides[1], family, patterns, (old, new), cut)
-            sides[0].advance(family, old)
+            with holding(teacher, old):
+                for patterns in _stages(family):
+                    repairs += _repair_stage(sides[0], sides[1], family, patterns, (old, new), cut)
+                sides[0].advance(family, old)
             sides[1].advance(family, new)
             next_layer = old + 1
             bar.advance()
@@ -276,7 +281,9 @@ def _begin(model: PreTrainedModel, family: Family, rows: Rows, num_batches: int,
             if layer == 0:
                 states.append(args[0].to("cpu"))
             # Of equal batches of whole rows, so the same for all of them.
-            calls.setdefault(layer, kwargs)
+            if layer in calls:
+                raise _HeardEnoughError
+            calls[layer] = kwargs
 
         return hook
 
@@ -286,7 +293,8 @@ def _begin(model: PreTrainedModel, family: Family, rows: Rows, num_batches: int,
     try:
         for batch in range(num_batches):
             ids = rows.take(batch * batch_rows, batch_rows)["inputs"].to(model.device)
-            model.get_decoder()(input_ids=ids, use_cache=False)
+            with suppress(_HeardEnoughError):
+                model.get_decoder()(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, family
+from niwaki.recipe import compress, curate, family
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 
-Recipe = CompressRecipe | FamilyRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe
 
 
 class Kind(NamedTuple):
@@ -27,6 +28,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
+    "curate": Kind(CurateRecipe, curate.starter),
 }
 
 
@@ -44,7 +46,7 @@ def kind_of(text: str) -> object:
     """What a recipe says it is; a compress recipe where it says nothing."""
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         content = None  # `parse` says where it is broken
     return content.get("kind", "compress") if isinstance(content, dict) else "compress"
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from niwaki.errors import VerifyError
 from niwaki.verify import symbolic
-from niwaki.verify.choice import Options, as_options, chosen, gold_label
+from niwaki.verify.choice import Options, as_options, chosen, gold_label, option_in
 from niwaki.verify.compare import compare
 from niwaki.verify.exact import deadline
 from niwaki.verify.extract import LONGEST_ANSWER_CHARS, box_of, extract
@@ -28,6 +28,9 @@ from niwaki.verify.units import read_unit
 from niwaki.verify.verdict import RIGHT, Reason, Type, UnreadableError, Verdict
 
 _LETTER = re.compile(r"\(?[A-J]\)?")
+_ANY_LETTER = re.compile(r"\(?[A-Za-z]\)?")
+_LETTER_AND_TEXT = re.compile(r"\(?[A-J]\)\s+\S.*", re.DOTALL)
+_PRODUCT = re.compile(r"ab|ac|bc|abc|mn|pq|pqr|qr|rs|st|uv|vw|uvw|xy|xz|yz|xyz")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*[.!?]?")
 _NAMES_OF_NUMBERS = frozenset({"pi", "infinity"})
 _RANGE_OR_DATE = re.compile(r"\d+(?:\s*[-–—]\s*\d+)+|\d+\s*/\s*\d+\s*/\s*\d+")
@@ -73,9 +76,9 @@ def check(
 def infer_type(gold: str, options: Sequence[str] | Mapping[str, str] | None = None) -> Type:
     """The type of a gold answer.
 
-    With options, or as a single letter from A to J: mc. Words, ranges, dates and molecules: text. What reads
-    as one value without symbols, with or without a unit: number. Several values, or a region of the line:
-    set. Any other formula: expression. Everything else: text.
+    With options, as a single letter from A to J, or as such a label with a text ("A) Paris"): mc. Words,
+    ranges, dates and molecules: text. What reads as one value without symbols, with or without a unit:
+    number. Several values, or a region of the line: set. Any other formula: expression. All else: text.
     """
     return Type.MC if options is not None else _type_of(gold)
 
@@ -83,8 +86,10 @@ def infer_type(gold: str, options: Sequence[str] | Mapping[str, str] | None = No
 @lru_cache(maxsize=4096)  # the same gold answer comes with every rollout of its question
 def _type_of(gold: str) -> Type:
     bare = _unworded(plain(gold))
-    if _LETTER.fullmatch(bare):
+    if _LETTER.fullmatch(bare) or _LETTER_AND_TEXT.fullmatch(bare):
         return Type.MC
+    if _PRODUCT.fullmatch(bare):
+        return Type.EXPRESSION
     if _RANGE_OR_DATE.fullmatch(bare) or (_WORDS.fullmatch(bare) and bare.lower() not in _NAMES_OF_NUMBERS):
         return Type.TEXT
     if is_molecule(bare):
@@ -116,7 +121,7 @@ def _check(
         wanted = _gold(gold)
         inferred = infer_type(wanted, options)
         kind = _kind(Type(type) if type else inferred, inferred, wanted, options)
-        listed = as_options(options) if options is not None else None
+        listed = as_options(options) if options is not None else option_in(wanted)
         label = gold_label(wanted, listed) if kind is Type.MC else ""
         found = extract(answer)
         extracted = found.text
@@ -154,6 +159,8 @@ def _gold(gold: str) -> str:
 def _kind(given: Type, inferred: Type, gold: str, options: object) -> Type:
     """The grader for a gold answer of a type that it may not have: datasets call "even" an expression."""
     if given is Type.EXACT or (given is Type.MC and (options is not None or inferred is Type.MC)):
+        return given
+    if given is Type.MC and (_ANY_LETTER.fullmatch(plain(gold)) or option_in(gold) is not None):
         return given
     if given in _MATHS and inferred is Type.TEXT and _GLUED.fullmatch(_unworded(plain(gold))):
         return Type.EXPRESSION

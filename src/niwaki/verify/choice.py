@@ -15,7 +15,9 @@ Options = Mapping[str, str]
 
 _LABELLED = re.compile(r"\(?([A-Za-z])[).:]\s+(.+)\Z", re.DOTALL)
 _WORD_BEFORE = re.compile(
-    r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*:?\s*(?=[(\[{*]?\s*\w)", re.IGNORECASE
+    r"(?:(?:so,?\s+)?I\s+(?:would\s+)?(?:choose|pick|select)\s+)?(?:(?:the|my)\s+)?(?:correct\s+)?"
+    r"(?:(?:option|choice|answer)\s*(?:is\b)?\s*(?::|-\s)?\s*)?(?=[(\[{*]?\s*\w)",
+    re.IGNORECASE,
 )
 _WORDS_AFTER = re.compile(
     r"\s*\b(?:is|are)\s+(?:the\s+)?(?:correct|right)(?:\s+(?:option|choice|answer))?\Z", re.IGNORECASE
@@ -57,6 +59,12 @@ def options_from_json(text: str) -> list[str] | dict[str, str]:
             """Write them like '["Paris", "Rome"]' or '{"A": "Paris", "B": "Rome"}'.""",
         )
     return read
+
+
+def option_in(gold: str) -> Options | None:
+    """The one option that a gold answer such as "A) Paris" states, with its label; None for any other."""
+    match = _LABELLED.match(plain(gold))
+    return {match[1].upper(): match[2].strip()} if match else None
 
 
 def gold_label(gold: str, options: Options | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from niwaki.verify.notation import plain
 from niwaki.verify.verdict import Reason, UnreadableError
 
 LONGEST_COMPLETION_CHARS = 2_000_000
@@ -128,12 +129,29 @@ def _tagged_or_boxed(text: str) -> Extracted | None:
         answer += sign[1]
     if answer and before.endswith(("-", "−")) and not before.endswith("--"):
         answer = f"-({answer})"
-    return Extracted(answer, also=_marked(after.replace("</answer>", "")) if answer else None)
+    said = _marked(plain(answer)) if answer.startswith("\\text") else None
+    return Extracted(said or answer, also=_marked(after.replace("</answer>", "")) if answer else None)
 
 
 def _last_box(text: str) -> tuple[int, int, int, int] | None:
-    """Where the last box starts, its content starts and ends, and it ends."""
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    """Where the last box starts, its content starts and ends, and it ends.
+
+    Of a box inside a box it is the outer one, unless that holds nothing else.
+    """
+    found = _box_at(text, max(text.rfind("\\boxed"), text.rfind("\\fbox")))
+    if found is None:
+        return None
+    before = max(text.rfind("\\boxed", 0, found[0]), text.rfind("\\fbox", 0, found[0]))
+    try:
+        outer = _box_at(text, before)
+    except UnreadableError:
+        return found
+    if outer is None or outer[3] < found[3] or text[outer[1] : outer[2]].strip() == text[found[0] : found[3]]:
+        return found
+    return outer
+
+
+def _box_at(text: str, start: int) -> tuple[int, int, int, int] | None:
     if start < 0 or not (match := _BOX.match(text, start)):
         return None
     inner = match.end()
@@ -174,6 +192,8 @@ def _marked(text: str) -> str | None:
     if last[0] != "####" and _NEGATION_IN_CLAUSE.search(clause):
         raise UnreadableError(Reason.NEGATED)
     rest = _one_line(_HOPE.sub("", tail[last.end() :].strip()).removeprefix(":").strip())
+    if rest.startswith("}"):  # the end of \\text{the answer is}
+        rest = rest[1:].strip()
     return rest if rest.count("**") % 2 == 0 else rest.replace("**", "").strip()
 
 

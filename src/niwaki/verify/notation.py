@@ -26,7 +26,8 @@ _TEXT_COMMAND = re.compile(
     r"|boldsymbol|bm|ce|emph|underline)\*?\s*\{"
 )
 _MIXED_UP_SPACE = re.compile(
-    r"\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b|hspace\s*\{[^{}]*\})|~"
+    r"\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b|hspace\s*\{[^{}]*\}"
+    r"|(?:text)?color\s*\{[^{}]*\}|(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it)(?![A-Za-z]))|~"
 )
 
 _SIGNS = {
@@ -55,6 +56,9 @@ _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _LAYOUT = re.compile(
     r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\s*\.?(?=[^A-Za-z]|\Z)"
 )
+_MICRO = re.compile(r"(?<=\d)( ?)\\mu\s*(?=[msgLFA](?![A-Za-z]))")
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s?\^)")
+_DOTTED = re.compile(r"(\d*\.\d*)\\dot\s*\{?\s*(\d)\s*\}?|(\d+\.)\((\d+)\)")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 
 
@@ -92,7 +96,7 @@ def _fold_unicode(text: str) -> str:
             above, _, below = unicodedata.normalize("NFKC", character).partition("⁄")
             out.append(f"\\frac{{{above}}}{{{below}}}")
         else:
-            out.append(character)
+            out.append(r"\mathbb{R}" if character == "ℝ" else character)
     joined = "".join(out).replace("}^{", "").replace("}_{", "")
     return unicodedata.normalize("NFKC", joined).translate(_QUOTES)
 
@@ -105,7 +109,7 @@ def _unwrap(text: str) -> str:
                 return inside
     if (match := _TEXT_COMMAND.match(text)) and text.endswith("}") and _closes_at_end(text, match.end() - 1):
         return text[match.end() : -1]
-    for tail in ("\\\\", "\\ ", r"\newline"):
+    for tail in ("\\\\", "\\ ", r"\newline", "\\"):
         if text.endswith(tail) and len(text) > len(tail):
             return text[: -len(tail)]
     if len(text) > 1 and text[-1] in ".,;:" and not text.endswith(".."):
@@ -145,10 +149,16 @@ def _spelled(text: str) -> str:
     text = _MIXED_UP_SPACE.sub(" ", text)
     text = text.replace("\\%", "%").replace("\\lt", "<").replace("\\gt", ">")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("==", "=")
-    text = _COMMAND.sub(_one_name, text)
-    return (
-        _without_text_commands(text).replace("**", "^") if _is_power(text) else _without_text_commands(text)
-    )
+    text = _DOTTED.sub(_repeating, text).replace("per cent", "percent")
+    text = re.sub(r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty ", text)
+    text = _without_text_commands(_COMMAND.sub(_one_name, text))
+    text = _TIMES_TEN.sub(r" \\times ", text.replace("**", "^") if _is_power(text) else text)
+    return _MICRO.sub(r"\1μ", text)
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """0.1\\dot{6} and 0.(6) in the one spelling. 0.5(3) stays: it may be a product."""
+    return rf"{match[1] or match[3]}\overline{{{match[2] or match[4]}}}"
 
 
 def _one_name(match: re.Match[str]) -> str:

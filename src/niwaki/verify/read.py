@@ -34,7 +34,7 @@ _RATIO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?::|\bto\b)\s*(\d{1,9}(?:\.\d{1
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _REALS = re.compile(r"\\mathbb\s?\{\s?R\s?\}|all real numbers|all reals", re.IGNORECASE)
-_BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\s?\{\s?R\s?\}\s*)?[|:](.+)\\\}\Z")
+_BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\s?\{\s?R\s?\}\s*)?[|:]([^{}]+)\\?\}\Z")
 _MATRIX = re.compile(r"\\begin\s?\{[pbB]?matrix\}(.*)\\end\s?\{[pbB]?matrix\}")
 _BASE = re.compile(r"([0-9A-F]+)\s?_\s?\{?\s?(\d{1,2}|\w{3,12})\s?\}?")
 
@@ -52,7 +52,7 @@ def read(text: str, *, lists: bool = False, lone_word: bool = False) -> Reading:
     if len(text) > LONGEST_FORMULA_CHARS:
         raise UnreadableError(Reason.TOO_LONG)
     if builder := _BUILDER.match(text):
-        return as_region(read(builder[1]))
+        return as_region(read(builder[1].rstrip("\\")))
     if matrix := _MATRIX.fullmatch(text):
         rows = [row for row in matrix[1].split("\\newline") if row.strip()]
         return Collection("matrix", tuple(Collection("()", _items(row.split("&"))) for row in rows))

@@ -28,8 +28,11 @@ _ORDINALS = {
     for index, (word, suffix) in enumerate(
         [("first", "st"), ("second", "nd"), ("third", "rd")]
         + [(word, "th") for word in ["fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]]
+        + [(word, "th") for word in ["eleventh", "twelfth", *(f"{word}th" for word in _UNITS[13:])]]
     )
-}
+} | {"twentieth": "20th", "thirtieth": "30th"}
+_FRACTIONS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4}
+_FRACTIONS |= {"fourths": 4, "fifth": 5, "fifths": 5}
 _MONTHS_TABLE = """
     january february march april may june july august september october november december
 """
@@ -66,7 +69,9 @@ def normal(text: str) -> str:
         text.replace("\\ ", " ").replace("\\&", "&").replace("\\%", "%").replace("\\$", "$").replace("~", " ")
     )
     text = re.sub(r"_\{?(\d+)\}?", r"\1", plain(text)).casefold()
-    text = "".join(map(_without_accent, unicodedata.normalize("NFC", text))).replace("&", " and ")
+    if not text.isascii():
+        text = "".join(map(_without_accent, unicodedata.normalize("NFC", text)))
+    text = text.replace("&", " and ")
     text = re.sub(r"(?<=[^\W\d_])[-‐‑–](?=[^\W\d_])", " ", text)
     text = _ACRONYM.sub(lambda match: match[0].replace(".", ""), text)
     text = re.sub(r"[\s,;:.!?\"]+(?=\s|\Z)|\A[\s\"]+", "", text)
@@ -104,6 +109,10 @@ def digits_for_words(text: str) -> str:
     words = text.split()
     sign = "-" if len(words) > 1 and words[0].casefold() in {"minus", "negative"} else ""
     words = words[1:] if sign else words
+    if len(words) == 2 and words[1].casefold() in _FRACTIONS:
+        above = number_of_words({"a": "one"}.get(words[0].casefold(), words[0]))
+        if above is not None:
+            return f"{sign}{above}/{_FRACTIONS[words[1].casefold()]}"
     for end in range(min(len(words), 8), 0, -1):
         if words[0][:1].isalpha() and (number := number_of_words(" ".join(words[:end]))) is not None:
             return " ".join([f"{sign}{number}", *words[end:]])
