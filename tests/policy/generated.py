@@ -11,6 +11,7 @@ from typer.main import get_command
 from niwaki.cli import app
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
+from niwaki.recipe.reason import ReasonRecipe
 from niwaki.recipe.write import commented
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +52,20 @@ def family_keys() -> str:
     return f"```yaml\n{commented(FamilyRecipe.model_validate(smallest))}```\n"
 
 
+def reason_keys() -> str:
+    """A reason recipe with every default and what each key means."""
+    smallest = {"kind": "reason", "model": "MODEL"}
+    return f"```yaml\n{commented(ReasonRecipe.model_validate(smallest))}```\n"
+
+
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
-    makers = {"cli_help": cli_help, "recipe_keys": recipe_keys, "family_keys": family_keys}
+    makers = {
+        "cli_help": cli_help,
+        "recipe_keys": recipe_keys,
+        "family_keys": family_keys,
+        "reason_keys": reason_keys,
+    }
     return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
 
 

@@ -4,19 +4,20 @@ Heavy imports stay inside the verbs, so that `niwaki --help` answers at once. Er
 are a message and a remedy on stderr with exit code 2; Ctrl-C is exit code 130. See docs/cli.md.
 """
 
+from niwaki.cli import runs, stages
+
+# isort: split
+from niwaki.cli import curate, reason, verify
+
+# isort: split
+from niwaki.cli import share
+
+# isort: split
+from niwaki.cli import look
 from niwaki.cli.app import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_WRONG_ANSWER, app
 
 # `--help` lists the verbs in the order in which these modules are imported.
-# isort: off
-from niwaki.cli import runs
-from niwaki.cli import stages
-from niwaki.cli import curate
-from niwaki.cli import verify
-from niwaki.cli import share
-from niwaki.cli import look
-# isort: on
-
-VERBS = (runs, stages, curate, verify, share, look)
+VERBS = (runs, stages, curate, reason, verify, share, look)
 
 
 def main() -> None:
