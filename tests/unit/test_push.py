@@ -194,6 +194,6 @@ def test_only_finished_runs_of_one_model(hub, make_run, tmp_path):
     (run / "4-distill" / "DONE").unlink()
     assert "has not finished" in call(run, NAME).stderr
     (run / "recipe.yaml").write_text(dump(family.starter()))
-    assert "members" in call(run, NAME).stderr
+    assert "one of the members" in call(run, NAME).stderr
     assert "not a run directory" in call(tmp_path, NAME).stderr
     assert hub.requests == []

@@ -39,7 +39,7 @@ def print_json(result: Any) -> None:
 def plain(value: Any) -> Any:
     """`value` out of the types that JSON has."""
     if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
+        return plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, Path):

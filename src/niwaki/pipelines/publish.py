@@ -95,8 +95,10 @@ def product_folder(run: Path) -> Path:
     kind = load_recipe(run / "recipe.yaml").kind
     if kind not in PRODUCTS:
         raise RunError(
-            f"{run}: a run of kind {kind} makes no single model.",
-            "Give the directory of one of its members." if kind == "family" else "Give another run.",
+            f"{run}: is of kind {kind}; only {', '.join(PRODUCTS)} has a card to publish with.",
+            "Give one of the members."
+            if kind == "family"
+            else "Upload its folder with `hf upload` and a card.",
         )
     if not is_done(run, PRODUCTS[kind]):
         raise RunError(
