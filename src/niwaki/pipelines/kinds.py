@@ -13,6 +13,8 @@ PIPELINES = {
     "compress": "niwaki.pipelines.compress",
     "family": "niwaki.pipelines.family",
     "curate": "niwaki.pipelines.curate",
+    "reason": "niwaki.pipelines.reason",
+    "reward": "niwaki.pipelines.reward",
 }
 
 
