@@ -1,4 +1,4 @@
-"""The reward of a training step: ours beside the sum of TRL's accuracy and format rewards, on the same batches.
+"""The reward of a training step: ours beside the sum of TRL's accuracy and format rewards, same batches.
 
     python benchmarks/reward/run.py [--rollouts 256] [--out results.json]
 

@@ -149,8 +149,8 @@ def lengths(arms: Mapping[str, Mapping[int, Questions]]) -> Iterator[str]:
     maths = difference(arms["gpr-up"], arms["only-math"], tokens_of_right("math"))
     yield (
         "The paper: right answers of gpr-up are shorter than those of mathematics alone, general ones by "
-        "40 % (385 against 639 tokens), mathematical ones by 15 % (622 against 731). Here general ones differ by "
-        f"{signed(general)} tokens and mathematical ones by {signed(maths)}: "
+        "40 % (385 against 639 tokens), mathematical ones by 15 % (622 against 731). Here general ones "
+        f"differ by {signed(general)} tokens and mathematical ones by {signed(maths)}: "
         f"**{verdict(Difference(-general.mean, -general.high, -general.low))}** for general ones. The "
         "answers of this start are worked solutions of fixed steps, so there is little to shorten."
     )
