@@ -38,8 +38,10 @@ def refusal(arguments: list[str]) -> str | None:
     group = get_command(app)
     try:
         context = group.make_context("niwaki", list(arguments))
-        name, verb, rest = group.resolve_command(context, [*context._protected_args, *context.args])
-        verb.make_context(name, rest, parent=context)
+        while hasattr(group, "commands"):
+            words = [*context._protected_args, *context.args]
+            name, group, rest = group.resolve_command(context, words)
+            context = group.make_context(name, rest, parent=context)
     except Exception as error:
         return None if type(error).__name__ == "Exit" else str(error) or type(error).__name__
     return None

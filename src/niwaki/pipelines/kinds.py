@@ -14,6 +14,7 @@ PIPELINES = {
     "family": "niwaki.pipelines.family",
     "curate": "niwaki.pipelines.curate",
     "reason": "niwaki.pipelines.reason",
+    "reward": "niwaki.pipelines.reward",
 }
 
 

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, curate, family, reason
+from niwaki.recipe import compress, curate, family, reason, reward
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 from niwaki.recipe.reason import ReasonRecipe
+from niwaki.recipe.reward import RewardRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe | RewardRecipe
 
 
 class Kind(NamedTuple):
@@ -31,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "family": Kind(FamilyRecipe, family.starter),
     "curate": Kind(CurateRecipe, curate.starter),
     "reason": Kind(ReasonRecipe, reason.starter),
+    "reward": Kind(RewardRecipe, reward.starter),
 }
 
 
