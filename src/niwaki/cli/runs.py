@@ -38,7 +38,7 @@ def _kinds() -> list[str]:
 @app.command()
 def new(
     kind: Annotated[
-        str, typer.Argument(help="What kind of recipe: compress or family.", autocompletion=_kinds)
+        str, typer.Argument(help="What kind of recipe: compress, family, sparsify ...", autocompletion=_kinds)
     ],
     file: Annotated[Path | None, typer.Argument(help="File to write. Default: KIND.yaml.")] = None,
 ) -> None:
