@@ -31,7 +31,7 @@ _ERRORS = "errors"
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages of results and of rooms that there are where the navigation says RESULTS and REFERENCE."""
+    """Put the pages of results, and of the rooms, where the navigation says RESULTS and REFERENCE."""
     results = [f"results/{path.name}" for path in sorted((ROOT / "docs" / "results").glob("*.md"))]
     pages = [{"niwaki": "reference/niwaki.md"}]
     pages += [{room: f"reference/{room}.md"} for room in [*_rooms(), _ERRORS]]
