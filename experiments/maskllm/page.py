@@ -184,14 +184,14 @@ def together(sapling: Found) -> list[str]:
     text = [
         "## Compress, then sparsify",
         "",
-        f"Students of sapling with half its layers, {parameters:,} parameters of 5,771,520, cut and distilled by "
-        "`experiments/minitron` on 48,000 tokens; then 2:4 in one shot, calibrated on 64 rows:",
+        f"Students of sapling with half its layers, {parameters:,} parameters of 5,771,520, cut and "
+        "distilled by `experiments/minitron` on 48,000 tokens; then 2:4 in one shot, calibrated on 64 rows:",
         "",
         "```bash",
         'python experiments/maskllm/together.py --students "runs/minitron/sapling/STUDENT/{seed}/model"',
         "```",
         "",
-        f"| 2:4 by | sapling | its student, mean of {len(found)} seeds | 2:4 costs sapling | 2:4 costs the student |",
+        f"| 2:4 by | sapling | student, {len(found)} seeds | 2:4 costs sapling | 2:4 costs the student |",
         "|---|---|---|---|---|",
     ]
     dense = mean(by_seed(sapling, DENSE).values())
