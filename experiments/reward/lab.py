@@ -21,7 +21,7 @@ from niwaki.reward.tokens import encode_ratings
 from niwaki.sapling import answers
 
 NUM_COUPLES = {"train": 1600, "test": 500}
-FOLDER = default_cache() / "experiments-reward"
+FOLDER = default_cache() / "experiments-reward-mean"
 POOL_SEED = 0
 MAX_TOKENS = 1024
 
@@ -62,7 +62,7 @@ class Sample:
 def pool(split: str) -> Pool:
     """The pool of a split; computed when it is not there."""
     couples = answers.draw(NUM_COUPLES[split], split=split, seed=POOL_SEED)
-    extractor = load_extractor("sapling")
+    extractor = load_extractor("sapling", pooling="mean")
     flat = [
         Rating(f"{c.row}-{i}", c.prompt, a.text, {}, c.domain)
         for c in couples
