@@ -2,8 +2,8 @@
 
     python benchmarks/reward/bradley_terry.py
 
-Both are given tokenised pairs, so that only training is timed; both train all weights in float32 with AdamW. They take
-turns, and the ratio is of processor time.
+Both are given tokenised pairs, so that only training is timed; both train all weights in float32 with AdamW.
+They take turns, and the ratio is of processor time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def ours(scorable: Scorable, tokens: PairTokens, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         train(
-            scorable.model, rows, preference_loss("regular"), out=Path(folder), num_steps=steps, batch_rows=BATCH,
-            micro_rows=MICRO, learning_rate=RATE, warmup_steps=0, save_every_steps=10**6,
+            scorable.model, rows, preference_loss("regular"), out=Path(folder), num_steps=steps,
+            batch_rows=BATCH, micro_rows=MICRO, learning_rate=RATE, warmup_steps=0, save_every_steps=10**6,
         )  # fmt: skip
         return time.process_time() - began
 
@@ -48,8 +48,9 @@ def theirs(scorable: Scorable, tokens: PairTokens, steps: int) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         config = RewardConfig(
-            folder, per_device_train_batch_size=MICRO, gradient_accumulation_steps=BATCH // MICRO, max_steps=steps,
-            learning_rate=RATE, report_to=[], save_strategy="no", logging_steps=1, use_cpu=True, bf16=False,
+            folder, per_device_train_batch_size=MICRO, gradient_accumulation_steps=BATCH // MICRO,
+            max_steps=steps, learning_rate=RATE, report_to=[], save_strategy="no", logging_steps=1,
+            use_cpu=True, bf16=False,
             gradient_checkpointing=False, disable_tqdm=True, lr_scheduler_type="constant", max_length=None,
         )  # fmt: skip
         trainer = RewardTrainer(

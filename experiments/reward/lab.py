@@ -1,6 +1,6 @@
 """States of frozen `sapling` for a pool of answers of the offline bench, made once.
 
-    python experiments/reward/lab.py          # about three minutes of one core; the others need it
+    python experiments/reward/lab.py          # about two minutes of one core; the others need it
 
 Raters are simulated anew for every seed on a part of the pool, so seeds differ in data, noise and order; the
 states of the answers do not depend on any of these.
@@ -20,7 +20,7 @@ from niwaki.reward.records import Rating
 from niwaki.reward.tokens import encode_ratings
 from niwaki.sapling import answers
 
-NUM_COUPLES = {"train": 1600, "test": 500}
+NUM_COUPLES = {"train": 800, "test": 500}
 FOLDER = default_cache() / "experiments-reward-mean"
 POOL_SEED = 0
 MAX_TOKENS = 1024

@@ -52,7 +52,7 @@ def pandalm(folder: Path) -> list[Pair | Skipped]:
             continue
         asked = row["instruction"] + ("\n" + row["input"] if row["input"] else "")
         new = {
-            "prompt": asked, "response_1": row["response1"] or " ", "response_2": row["response2"] or " ",
+            "prompt": asked, "response_1": str(row["response1"]), "response_2": str(row["response2"]),
             "preference_strength": strength, "three_most_similar_preferences": [],
         }  # fmt: skip
         if not new["response_1"].strip() or not new["response_2"].strip():

@@ -30,7 +30,7 @@ from niwaki.sapling.answers import ATTRIBUTES
 
 RESULT = Path(__file__).parent / "results" / "variants.json"
 SEEDS = range(10)
-NUM_COUPLES, NUM_VALIDATION = 1000, 250
+NUM_COUPLES, NUM_VALIDATION = 500, 125
 BATCH_PAIRS = 16
 FORMS = ("regular", "margin", "scaled")
 FIVE = ("helpfulness", *ATTRIBUTES)
