@@ -259,7 +259,8 @@ def real(found: dict[str, Any]) -> Iterator[str]:
         "come from a head that never saw it; intervals resample prompts. The length baseline "
         "learns its sign.\n"
     )
-    yield "| pairs | number | states, % | length, % | coin, % | states minus length |\n|---|---|---|---|---|---|"
+    yield "| pairs | number | states, % | length, % | coin, % | states minus length |"
+    yield "|---|---|---|---|---|---|"
     for name, one in found["pairs"].items():
         cells = [
             f"{100 * one[k]['mean']:.1f} ({100 * one[k]['low']:.1f} to {100 * one[k]['high']:.1f})"

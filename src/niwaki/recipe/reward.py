@@ -23,6 +23,7 @@ class RewardSource(Section):
 
     source: str = Field(description="file, folder or hub name; stdlib makes data offline")
     config: str | None = Field(None, description="configuration of a hub dataset")
+    data_dir: str | None = Field(None, description="folder of a hub dataset")
     split: str = Field("train", description="split of a hub dataset")
     form: str = Field("auto", description="column form, see docs/reward.md; auto tells it by the columns")
     name: str = Field("", description="what its rows are called in results")
