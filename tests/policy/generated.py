@@ -13,6 +13,7 @@ from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.reason import ReasonRecipe
 from niwaki.recipe.reward import RewardRecipe
+from niwaki.recipe.sparsify import SparsifyRecipe
 from niwaki.recipe.write import commented
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def fill(text: str) -> str:
         "cli_help": cli_help,
         "recipe_keys": recipe_keys,
         "family_keys": family_keys,
+        "sparsify_keys": sparsify_keys,
         "reason_keys": reason_keys,
         "reward_keys": reward_keys,
     }
@@ -93,6 +95,12 @@ def files() -> dict[Path, str]:
     """Every file that holds generated text, and what it should hold."""
     pages = {path: fill(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
     return pages | {Path(__file__).parent / "cli.txt": cli_surface()}
+
+
+def sparsify_keys() -> str:
+    """A sparsify recipe with every default and what each key means."""
+    smallest = {"kind": "sparsify", "model": "MODEL"}
+    return f"```yaml\n{commented(SparsifyRecipe.model_validate(smallest))}```\n"
 
 
 def _verbs() -> dict[str, Any]:

@@ -27,7 +27,7 @@ def run(recipe: RecipeOrRun, out: Out = None) -> None:
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="What kind of recipe: compress or family.")],
+    kind: Annotated[str, typer.Argument(help="What kind of recipe: compress, family, sparsify ...")],
     file: Annotated[Path | None, typer.Argument(help="File to write. Default: KIND.yaml.")] = None,
 ) -> None:
     """Write a commented recipe to edit.

@@ -13,6 +13,7 @@ PIPELINES = {
     "compress": "niwaki.pipelines.compress",
     "family": "niwaki.pipelines.family",
     "curate": "niwaki.pipelines.curate",
+    "sparsify": "niwaki.pipelines.sparsify",
     "reason": "niwaki.pipelines.reason",
     "reward": "niwaki.pipelines.reward",
 }

@@ -9,15 +9,16 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, curate, family, reason, reward
+from niwaki.recipe import compress, curate, family, reason, reward, sparsify
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 from niwaki.recipe.reason import ReasonRecipe
 from niwaki.recipe.reward import RewardRecipe
+from niwaki.recipe.sparsify import SparsifyRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe | RewardRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe | RewardRecipe | SparsifyRecipe
 
 
 class Kind(NamedTuple):
@@ -30,6 +31,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
+    "sparsify": Kind(SparsifyRecipe, sparsify.starter),
     "curate": Kind(CurateRecipe, curate.starter),
     "reason": Kind(ReasonRecipe, reason.starter),
     "reward": Kind(RewardRecipe, reward.starter),

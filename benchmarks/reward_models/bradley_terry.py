@@ -1,6 +1,6 @@
 """Bradley-Terry training beside TRL's RewardTrainer: the same pairs, model, batch and steps in one run.
 
-    python benchmarks/reward/bradley_terry.py
+    python benchmarks/reward_models/bradley_terry.py
 
 Both are given tokenised pairs, so that only training is timed; both train all weights in float32 with AdamW.
 They take turns, and the ratio is of processor time.

@@ -1,7 +1,7 @@
 """Ridge of many objectives from streamed normal equations, beside scikit-learn.
 
-    python benchmarks/reward/ridge.py                          # equality and time on 40,000 x 512
-    python benchmarks/reward/ridge.py --large                  # 500,000 x 1,024, 20 objectives, from shards
+    python benchmarks/reward_models/ridge.py                          # equality and time on 40,000 x 512
+    python benchmarks/reward_models/ridge.py --large                  # 500,000 x 1,024, 20 objectives, from shards
     on disk
 
 Both choose the penalty of every objective among nine by five-fold cross-validation over the same prompts,
