@@ -1,6 +1,6 @@
 """ArmoRM on the offline bench (arXiv 2406.12845): gates, fixed weights, a single head; with debiasing or not.
 
-    python experiments/reward/objectives.py        # six seeds, results/objectives.json; needs lab.py first
+    python experiments/reward/objectives.py        # ten seeds, results/objectives.json; needs lab.py first
 
 The raters like long answers and the truth does not care, so what debiasing is worth shows in true accuracy.
 """
@@ -24,7 +24,7 @@ from niwaki.reward.gate import GateData, fixed_weights, train_gate
 from niwaki.reward.objectives import scaled
 
 RESULT = Path(__file__).parent / "results" / "objectives.json"
-SEEDS = range(6)
+SEEDS = range(10)
 WIDTH, STEPS, BATCH = 64, 200, 128
 LENGTH = "length"
 
