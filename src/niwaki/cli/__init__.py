@@ -8,10 +8,16 @@ from niwaki.cli import runs, stages
 
 # isort: split
 from niwaki.cli import curate, mask, reason, reward, verify
+
+# isort: split
+from niwaki.cli import share
+
+# isort: split
+from niwaki.cli import look
 from niwaki.cli.app import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_WRONG_ANSWER, app
 
 # `--help` lists the verbs in the order in which these modules are imported.
-VERBS = (runs, stages, curate, mask, reason, reward, verify)
+VERBS = (runs, stages, curate, mask, reason, reward, verify, share, look)
 
 
 def main() -> None:

@@ -6,11 +6,12 @@ import typer
 
 from niwaki.cli.app import Out, RecipeOrRun, app
 from niwaki.cli.opening import open_recipe
+from niwaki.cli.output import AsJson, print_json, tables_aside
 from niwaki.errors import RecipeError
 
 
 @app.command()
-def curate(recipe: RecipeOrRun, out: Out = None) -> None:
+def curate(recipe: RecipeOrRun, out: Out = None, as_json: AsJson = False) -> None:
     """Make questions to train on.
 
     Carries out the `curate` section of a recipe of kind curate or reason: sources, filters, duplicates,
@@ -26,5 +27,9 @@ def curate(recipe: RecipeOrRun, out: Out = None) -> None:
     from niwaki.recipe.curate import CurateRecipe
 
     alone = CurateRecipe(kind="curate", out=read.out, seed=read.seed, curate=read.curate)
-    results = pipeline.run(alone, out=run_directory)
+    with tables_aside(as_json):
+        results = pipeline.run(alone, out=run_directory)
+    if as_json:
+        print_json({"out": run_directory, "results": results})
+        return
     typer.echo(f"{results['blend']['rows']:,} questions")

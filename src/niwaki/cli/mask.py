@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from niwaki.cli.app import app
+from niwaki.cli.output import AsJson, print_json
 
 mask = typer.Typer(
     no_args_is_help=True,
@@ -20,7 +19,6 @@ app.add_typer(mask, name="mask")
 
 Model = Annotated[str, typer.Argument(help="The dense model: a folder, a hub name, or `sapling`.")]
 MaskPath = Annotated[Path, typer.Argument(metavar="MASK", help="A mask file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @mask.command()
@@ -110,7 +108,7 @@ def info(mask_file: MaskPath, as_json: AsJson = False) -> None:
         "sha256": file.sha256,
     }
     if as_json:
-        typer.echo(json.dumps(facts))
+        print_json(facts)
         return
     made = ", ".join(f"{key} {value}" for key, value in file.origin.made.items())
     typer.echo(f"{file.pattern} on {len(file.shapes)} tensors with {file.num_weights:,} weights")
@@ -139,8 +137,7 @@ def diff(
     check_covers(second.shapes, first.shapes, str(other))
     whole, each = differences(first.load(), second.load(), first.pattern)
     if as_json:
-        tensors = {name: asdict(found) for name, found in each.items()}
-        typer.echo(json.dumps({"all": asdict(whole), "tensors": tensors}))
+        print_json({"all": whole, "tensors": each})
         return
     typer.echo(f"{whole.groups:.2%} of the groups and {whole.entries:.2%} of the entries differ")
     for name, found in each.items():

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from niwaki.cli.app import EXIT_WRONG_ANSWER, app
+from niwaki.cli.output import AsJson, print_json
 
 reward = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Use a reward model: score, rank, explain."
@@ -78,19 +79,17 @@ def explain(
 @app.command()
 def lint(
     checkpoint: Annotated[str, typer.Argument(help="A reward model of anybody's: a folder or a hub name.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the known faults of reward models.
 
     Each with how to mend it. Exit code 1 when there is an error among them. No weights are run.
     """
-    from dataclasses import asdict
-
     from niwaki.reward.lint import lint as find
 
     findings = find(checkpoint)
     if as_json:
-        typer.echo(json.dumps([asdict(f) for f in findings], ensure_ascii=False, indent=1))
+        print_json(findings)
     else:
         for finding in findings:
             typer.echo(f"{finding.severity}: [{finding.code}] {finding.found}.\n  Mend: {finding.remedy}.")

@@ -52,7 +52,7 @@ def kind_of(text: str) -> object:
     """What a recipe says it is; a compress recipe where it says nothing."""
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         content = None  # `parse` says where it is broken
     return content.get("kind", "compress") if isinstance(content, dict) else "compress"
 
