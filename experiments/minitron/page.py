@@ -35,6 +35,7 @@ DIRECTIONS = {
     "d8": "When the ranking settles",
     "d9": "One block or scattered layers",
     "d10": "Correcting the teacher",
+    "d11": "Around the cut, after distillation",
 }
 
 
