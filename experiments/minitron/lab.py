@@ -77,7 +77,7 @@ TEACHERS = {
         model="data/novels/model",
         data="data/text_novels100/train",
         held_out=0.06,
-        train_tokens=96_000,
+        train_tokens=48_000,
         wide={"hidden": 96, "ffn": 208},  # 1,360,224 parameters of 2,477,184
         deep={"layer": 6},  # 1,369,728
     ),
