@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from niwaki.cli import app
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.write import commented
 
@@ -51,9 +52,19 @@ def family_keys() -> str:
     return f"```yaml\n{commented(FamilyRecipe.model_validate(smallest))}```\n"
 
 
+def curate_keys() -> str:
+    """A curate recipe with every default and what each key means."""
+    return f"```yaml\n{commented(CurateRecipe(kind='curate'))}```\n"
+
+
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
-    makers = {"cli_help": cli_help, "recipe_keys": recipe_keys, "family_keys": family_keys}
+    makers = {
+        "cli_help": cli_help,
+        "recipe_keys": recipe_keys,
+        "family_keys": family_keys,
+        "curate_keys": curate_keys,
+    }
     return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
 
 

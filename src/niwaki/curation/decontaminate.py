@@ -8,7 +8,7 @@ markup (words.py), never the instructions around it. Three rules, by the length 
   ("express your answer as a common fraction ..."), and proves nothing; nor does a text with other numbers.
 - fewer, or nothing but boilerplate: all words and signs of the item in a row. So little may be chance, so the
   answers must agree as well: the right one, or half of the options. Of open questions 8 words suffice.
-- fewer than 5, and not two numbers: the whole question and the answers must be the same.
+- fewer than 5, and not two numbers: the whole question, or all options, must be the same.
 """
 
 from __future__ import annotations
@@ -106,12 +106,10 @@ class Benchmarks:
                 for place in self._by_start.get(key, ()):
                     item = self._items[place]
                     whole = len(item.words) == len(said)
-                    if tuple(said[start : start + len(item.words)]) != item.words or not (
-                        whole or _can_be_contained(item)
-                    ):
+                    if tuple(said[start : start + len(item.words)]) != item.words:
                         continue
                     mine = mine or _item("", question)
-                    if _agree(mine, item):
+                    if _agree(mine, item) and (whole or _can_be_contained(item) or _same_options(mine, item)):
                         rule = "same" if whole else "contained"
                         return Hit(item.benchmark, item.id, rule, " ".join(item.words), 1.0)
         return None
@@ -159,6 +157,10 @@ def _agree(question: _Item, item: _Item) -> bool:
     if question.gold == item.gold:
         return True
     return len(item.words) >= _ENOUGH_ALONE and not item.options and not question.options
+
+
+def _same_options(question: _Item, item: _Item) -> bool:
+    return bool(item.options) and _spelled(question.options) == _spelled(item.options)
 
 
 def _spelled(options: tuple[str, ...]) -> set[str]:
