@@ -11,10 +11,13 @@ export MALLOC_MMAP_THRESHOLD_ := 8000000000
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint sapling clean
+.PHONY: demo demo-reason test test-slow lint sapling clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/niwaki run recipes/demo.yaml
+
+demo-reason: $(VENV)/.ready
+	$(VENV)/bin/niwaki run recipes/demo-reason.yaml
 
 test: $(VENV)/.ready lint
 	$(RUN) -m pytest -n 2 -m "not slow"
@@ -35,7 +38,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "niwaki needs Python 3.11 or newer"'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[eval,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[eval,reason,dev]'
 	touch $@
 
 clean:

@@ -45,10 +45,11 @@ def test_a_killed_write_costs_one_row_and_a_wrong_row_is_named(asked, tmp_path):
 
 
 def test_only_what_is_missing_is_asked(asked, tmp_path):
-    calls = []
+    calls, seeds = [], set()
 
-    def answer(questions, num_samples):
+    def answer(questions, num_samples, seed):
         calls.append((len(questions), num_samples))
+        seeds.add(seed)
         return [[q.gold] * (num_samples // 2) + ["0"] * (num_samples - num_samples // 2) for q in questions]
 
     store = store_at(tmp_path)
@@ -56,6 +57,7 @@ def test_only_what_is_missing_is_asked(asked, tmp_path):
     store.add(asked[1], num_correct=0, num_samples=2)
     assert measure(asked, store, num_samples=4, answer=answer) == 2 + 4 * 4
     assert sorted(calls) == [(1, 2), (4, 4)]
+    assert len(seeds) == 2
     assert store.get(asked[1]).num_correct == 1
     assert store.get(asked[5]).num_correct == 2
     assert measure(asked, store_at(tmp_path), num_samples=4, answer=answer) == 0

@@ -87,3 +87,26 @@ def test_more_than_there_are_and_unknown_names_are_refused():
         list(generate(["logic", "chess"], num_questions=1, split="train"))
     with pytest.raises(DataError, match="difficulty is 6"):
         list(generate("logic", num_questions=1, split="train", difficulty=6))
+
+
+def test_worked_solutions_are_right_step_by_step():
+    steps = 0
+    for task in TASKS:
+        for difficulty in (1, 3):
+            for question in generate(task, num_questions=30, split="train", difficulty=difficulty, seed=5):
+                for step in re.findall(r"(?:^|, )([^,<>]+?) = ([^,]+)", question.meta.get("solution", "")):
+                    expression = step[0].replace("true", "True").replace("false", "False")
+                    assert str(eval(expression, {"__builtins__": {}})).lower() == step[1], question
+                    steps += 1
+    assert steps > 500
+
+
+@pytest.mark.parametrize("task", ["arithmetic_chain", "truth_value", "remainder", "weekday_after"])
+def test_worked_solutions_end_with_the_answer(task):
+    for question in generate(task, num_questions=50, split="train", seed=6):
+        assert question.meta.get("solution", question.gold).split()[-1] in (question.gold, "0")
+
+
+def test_tasks_without_a_worked_solution_have_none():
+    [question] = generate("liar", num_questions=1, split="train")
+    assert "solution" not in question.meta

@@ -15,6 +15,7 @@ from niwaki.ground.stream import Rows
 from niwaki.ground.streamed import decode, is_streamed, load_or_stream, rows_at_once, stream_model
 from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.repair import repair
+from niwaki.pruning.rotate import second_moment
 from niwaki.pruning.score import score
 
 ROW_TOKENS = 8
@@ -47,6 +48,17 @@ def test_every_family_gives_the_same_bits_from_disk(model_type, tied, tmp_path):
     batches = [{"input_ids": PROMPT}, {"input_ids": PROMPT.flip(0)[:1]}]
     for expected, found in zip(decode(whole, batches), decode(from_disk, batches), strict=True):
         assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "mixtral"])
+def test_the_basis_of_a_rotation_needs_no_teacher_in_memory(model_type, tmp_path):
+    folder = saved(tmp_path / "model", model_type)
+    expected, found = (
+        second_moment(load(folder, dtype=torch.float32), rows(), num_samples=10, batch_rows=3)
+        for load in (load_model, stream_model)
+    )
+    # The same vectors are summed layer by layer instead of batch by batch.
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt_neox", "mixtral"])

@@ -113,7 +113,7 @@ difficulty: {{model: M, store: {tmp_path / "store.jsonl"}, samples: 8, highest: 
     def answer_with(settings):
         assert settings.model == "M"
 
-        def answer(questions, num_samples):
+        def answer(questions, num_samples, seed):
             asked.extend(questions)
             return [[q.gold if int(q.gold) % 2 else "0"] * num_samples for q in questions]
 

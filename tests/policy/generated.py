@@ -12,6 +12,7 @@ from niwaki.cli import app
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
+from niwaki.recipe.reason import ReasonRecipe
 from niwaki.recipe.write import commented
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,12 @@ def curate_keys() -> str:
     return f"```yaml\n{commented(CurateRecipe(kind='curate'))}```\n"
 
 
+def reason_keys() -> str:
+    """A reason recipe with every default and what each key means."""
+    smallest = {"kind": "reason", "model": "MODEL"}
+    return f"```yaml\n{commented(ReasonRecipe.model_validate(smallest))}```\n"
+
+
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
     makers = {
@@ -64,6 +71,7 @@ def fill(text: str) -> str:
         "recipe_keys": recipe_keys,
         "family_keys": family_keys,
         "curate_keys": curate_keys,
+        "reason_keys": reason_keys,
     }
     return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
 

@@ -499,7 +499,6 @@ def test_a_teacher_larger_than_memory_is_no_problem_and_the_plan_says_how_it_is_
         ({"score": {"measure": "taylor"}}, "score.measure 'taylor'"),
         ({"score": {"measure": "magnitude"}}, "score.measure 'magnitude'"),
         ({"score": {"rounds": 2}}, "score.rounds 2"),
-        ({"trim": {"rotate": True}}, "trim.rotate True"),
     ],
 )
 def test_what_needs_the_teacher_in_memory_is_refused_where_it_does_not_fit(

@@ -4,11 +4,14 @@ Heavy imports stay inside the verbs, so that `niwaki --help` answers at once. Er
 are a message and a remedy on stderr with exit code 2; Ctrl-C is exit code 130. See docs/cli.md.
 """
 
-from niwaki.cli import curate, runs, stages, verify
+from niwaki.cli import runs, stages
+
+# isort: split
+from niwaki.cli import curate, reason, verify
 from niwaki.cli.app import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_WRONG_ANSWER, app
 
 # `--help` lists the verbs in the order in which these modules are imported.
-VERBS = (runs, stages, curate, verify)
+VERBS = (runs, stages, curate, reason, verify)
 
 
 def main() -> None:

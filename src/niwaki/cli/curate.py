@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from niwaki.cli.app import Out, RecipeOrRun, app
 from niwaki.cli.opening import open_recipe
 from niwaki.errors import RecipeError
@@ -17,14 +15,18 @@ def curate(recipe: RecipeOrRun, out: Out = None) -> None:
     contamination, templates, difficulty, blend.
     """
     read, run_directory = open_recipe(recipe, out)
-    if not hasattr(read, "curate"):
+    if read.kind == "curate":
+        from niwaki.pipelines import curate as pipeline
+
+        pipeline.run(read, out=run_directory)
+    elif read.kind == "reason":
+        from niwaki.pipelines import curate as pipeline
+        from niwaki.pipelines import reason
+
+        reason.curate_stage(read, run_directory)
+        pipeline.show(run_directory)
+    else:
         raise RecipeError(
             f"{recipe}: a recipe of kind {read.kind} has no section curate.",
             "Start one with `niwaki new curate`.",
         )
-    from niwaki.pipelines import curate as pipeline
-    from niwaki.recipe.curate import CurateRecipe
-
-    alone = CurateRecipe(kind="curate", out=read.out, seed=read.seed, curate=read.curate)
-    results = pipeline.run(alone, out=run_directory)
-    typer.echo(f"{results['blend']['rows']:,} questions")

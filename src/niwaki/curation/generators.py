@@ -144,7 +144,8 @@ def _question(
         draft.type,
         domain=TASKS[name].domain,
         source=f"generated:{name}",
-        meta={"task": name, "difficulty": difficulty},
+        meta={"task": name, "difficulty": difficulty}
+        | ({"solution": draft.solution} if draft.solution else {}),
     )
     if template == "open":
         return open_question

@@ -40,7 +40,7 @@ def read_rows(path: str, *, config: str | None = None, split: str | None = None)
         DataError: nothing is there, no file is of a known form, or the hub has no such data set.
     """
     local = Path(path).expanduser()
-    if local.exists():
+    if path and local.exists():
         for file in _files(local):
             yield from _READERS[file.suffix](file)
         return
@@ -52,7 +52,7 @@ def read_rows(path: str, *, config: str | None = None, split: str | None = None)
 def fingerprint(path: str, **options: object) -> str:
     """A hash that changes when the rows may: names, sizes and times of files, or a hub name and options."""
     local, parts = Path(path).expanduser(), [path, *sorted(map(str, options.items()))]
-    if local.exists():
+    if path and local.exists():
         for file in _files(local):
             stat = file.stat()
             parts.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")

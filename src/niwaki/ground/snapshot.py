@@ -91,22 +91,34 @@ def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int
         TrainingError: the snapshot is of another model.
     """
     state = json.loads((snapshot / "state.json").read_text())
-    weights: dict[str, Any] = dict(load_file(snapshot / "model.safetensors"))
+    restore_weights(snapshot, model)
     moments: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(snapshot / "optimizer.safetensors").items():
         name, slot = key.rsplit(":", 1)
         moments.setdefault(name, {})[slot] = tensor
-    distributed = torch.distributed.is_initialized()
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed, strict=False)
-    problems = set_model_state_dict(model, weights, options=options)
+    optimizer_state: dict[str, Any] = {"state": moments, "param_groups": state["param_groups"]}
+    set_optimizer_state_dict(model, optimizer, optimizer_state, options=_load())
+    return int(state["step"]), int(state["tokens"])
+
+
+def restore_weights(snapshot: Path, model: nn.Module) -> None:
+    """Load the weights of a snapshot alone, in place.
+
+    Raises:
+        TrainingError: the snapshot is of another model.
+    """
+    weights: dict[str, Any] = dict(load_file(snapshot / "model.safetensors"))
+    problems = set_model_state_dict(model, weights, options=_load())
     if problems.unexpected_keys:
         raise TrainingError(
             f"{snapshot}: holds {problems.unexpected_keys[0]!r}, which the model lacks.",
             "It belongs to another model: move the folder away to start anew.",
         )
-    optimizer_state: dict[str, Any] = {"state": moments, "param_groups": state["param_groups"]}
-    set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
-    return int(state["step"]), int(state["tokens"])
+
+
+def _load() -> StateDictOptions:
+    distributed = torch.distributed.is_initialized()
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed, strict=False)
 
 
 def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

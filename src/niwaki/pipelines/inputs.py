@@ -112,7 +112,7 @@ class Inputs:
         origin["length"] = self.recipe.data.sequence_length_tokens
         path = default_cache() / "bases" / f"{input_hash(origin)}.safetensors"
         if not path.exists():
-            teacher = self.load(self.teacher_folder)
+            teacher = self.load_or_stream(self.teacher_folder)
             moment = second_moment(
                 teacher, self.calibration, num_samples=score.num_samples, batch_rows=score.batch_rows
             )

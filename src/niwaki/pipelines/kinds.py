@@ -13,6 +13,7 @@ PIPELINES = {
     "compress": "niwaki.pipelines.compress",
     "family": "niwaki.pipelines.family",
     "curate": "niwaki.pipelines.curate",
+    "reason": "niwaki.pipelines.reason",
 }
 
 

@@ -66,7 +66,7 @@ def require(out: Path, name: str) -> None:
     if not is_done(out, name):
         raise RunError(
             f"{out}: stage {name} has not finished, and the next one needs it.",
-            f"Run `niwaki {name.split('-')[1]}` first, or `niwaki run` for the whole line.",
+            f"Run `niwaki {name.split('-', 1)[1]}` first, or `niwaki run` for the whole line.",
         )
 
 

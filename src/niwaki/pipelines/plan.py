@@ -19,7 +19,7 @@ from niwaki.ground.model import model_path
 from niwaki.ground.streamed import allowed_memory_bytes, fits
 from niwaki.pipelines import cached_teacher
 from niwaki.pipelines.amounts import amounts, measure_flops_per_s, with_cuts
-from niwaki.pipelines.around import check_head_residual, counted, is_rotated
+from niwaki.pipelines.around import check_head_residual, counted
 from niwaki.pipelines.costs import Shape, StageCost, stage_costs
 from niwaki.pipelines.depth import depth_problems
 from niwaki.pipelines.devices import DEVICES
@@ -130,7 +130,7 @@ def plan(
             allowed_bytes = allowed_memory_bytes(device())
             stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
     if streamed_bytes:
-        problems += does_not_stream(recipe, family, streamed_bytes)
+        problems += does_not_stream(recipe, streamed_bytes)
     if teacher is not None:
         problems += check_losses(recipe, (taught_by or teacher).sizes, [shape.sizes for shape in shapes])
         problems += depth_problems(recipe, teacher.sizes["layer"], [shape.sizes for shape in shapes])
@@ -166,12 +166,11 @@ def read_config(model: str) -> PreTrainedConfig:
         ) from error
 
 
-def does_not_stream(recipe: CompressRecipe, family: Family, num_bytes: int) -> Iterator[RecipeError]:
+def does_not_stream(recipe: CompressRecipe, num_bytes: int) -> Iterator[RecipeError]:
     """Yield what of a recipe needs the teacher in memory, where its `num_bytes` of weights do not fit."""
     asked = {
         f"score.measure {recipe.score.measure!r}": recipe.score.measure in ("taylor", "magnitude"),
         f"score.rounds {recipe.score.rounds}": recipe.score.rounds > 1,
-        f"trim.rotate {recipe.trim.rotate!r}": is_rotated(recipe, family),
     }
     for words, is_asked in asked.items():
         if is_asked:

@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.errors import FamilyError
 from niwaki.ground.axes import axes_of, parse
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.family import Family, family_of
+from niwaki.ground.layers import layer_output
 from niwaki.ground.progress import progress
+from niwaki.ground.streamed import decode, passes_per_batch, rows_at_once
 from niwaki.pruning.edit import Edit
 from niwaki.pruning.trim import TrimRecord, trim
 
@@ -58,7 +60,7 @@ def second_moment(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch
     """Mean of u u^T over tokens and norms, [d, d] float64, where u = x / rms(x) is what a norm makes of x.
 
     Every norm in front of attention, MLP and head counts alike: they see directions and no lengths, and the
-    stream grows from layer to layer.
+    stream grows from layer to layer. A streamed model is read once for as many batches as memory holds.
 
     Raises FamilyError for a family that cannot be rotated.
     """
@@ -69,21 +71,34 @@ def second_moment(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch
     num_vectors = 0
     valid_BS = torch.ones(())
 
-    def hear(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def hear(x: Tensor) -> None:
         nonlocal num_vectors
-        x_Nd = args[0][valid_BS.to(args[0].device)].float()
+        x_Nd = x[valid_BS.to(x.device)].float()
         u_Nd = x_Nd * x_Nd.square().mean(-1, keepdim=True).clamp_min(1e-20).rsqrt()
         moment_dd.add_((u_Nd.T @ u_Nd).to("cpu", torch.float64))
         num_vectors += len(u_Nd)
 
-    starts = range(0, num_samples, batch_rows)
-    with _listening(model, family, hear), progress("basis", total=len(starts)) as bar:
-        for start in starts:
-            batch = rows.take(start, min(batch_rows, num_samples - start))
-            valid_BS = batch["mask"]
-            device = model.get_input_embeddings().weight.device
-            model.get_decoder()(input_ids=batch["inputs"].to(device), use_cache=False)
-            bar.advance()
+    device = model.get_input_embeddings().weight.device
+    row_tokens = rows.take(0, 1)["inputs"].shape[1]
+    at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=row_tokens)
+    total = -(-num_samples // batch_rows) * passes_per_batch(model)
+    with _listening(model, family, hear), progress("basis", total=total) as bar:
+        for first in range(0, num_samples, at_once):
+            end = min(first + at_once, num_samples)
+            batches = [
+                rows.take(start, min(batch_rows, end - start)) for start in range(first, end, batch_rows)
+            ]
+
+            @contextmanager
+            def around(number: int, batches: list[dict[str, Tensor]] = batches) -> Iterator[None]:
+                nonlocal valid_BS
+                valid_BS = batches[number]["mask"]
+                yield
+                bar.advance()
+
+            arguments = [{"input_ids": batch["inputs"].to(device)} for batch in batches]
+            for _ in decode(model, arguments, around=around):
+                pass
     return moment_dd / num_vectors
 
 
@@ -167,14 +182,19 @@ def _in_chunks(tensor: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @contextmanager
-def _listening(
-    model: PreTrainedModel, family: Family, hear: Callable[[nn.Module, tuple[Tensor, ...]], None]
-) -> Iterator[None]:
-    """Hold `hear` in front of every norm, with the model in evaluation mode and without gradients."""
+def _listening(model: PreTrainedModel, family: Family, hear: Callable[[Tensor], None]) -> Iterator[None]:
+    """Give `hear` what every norm is given, with the model in evaluation mode and without gradients.
+
+    What the last norm is given is heard where the last layer makes it: a streamed model runs that norm behind
+    each of its layers.
+    """
     layers = range(family.axis_sizes(model.config)["layer"])
     names = [norm.format(layer=layer) for layer in layers for norm in family.sites.norms]
-    modules = [model.get_submodule(name) for name in [*names, family.sites.final_norm]]
-    handles = [module.register_forward_pre_hook(hear) for module in modules]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args: hear(args[0])) for name in names
+    ]
+    last = model.get_submodule(family.sites.block.format(layer=layers[-1]))
+    handles.append(last.register_forward_hook(lambda _, args, output: hear(layer_output(output))))
     was_training = model.training
     model.eval()
     try:

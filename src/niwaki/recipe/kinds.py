@@ -9,13 +9,14 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, curate, family
+from niwaki.recipe import compress, curate, family, reason
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
+from niwaki.recipe.reason import ReasonRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | CurateRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe
 
 
 class Kind(NamedTuple):
@@ -29,6 +30,7 @@ KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
     "curate": Kind(CurateRecipe, curate.starter),
+    "reason": Kind(ReasonRecipe, reason.starter),
 }
 
 

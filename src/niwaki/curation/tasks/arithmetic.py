@@ -13,7 +13,7 @@ from niwaki.verify.verdict import Type
 def addition(rng: random.Random, difficulty: int) -> Draft:
     """Two terms up to 20, or of `difficulty` digits."""
     a, b = term(rng, difficulty), term(rng, difficulty)
-    return number(f"What is {a} + {b}?", a + b, near(rng, a + b, abs(a - b)))
+    return number(f"What is {a} + {b}?", a + b, near(rng, a + b, abs(a - b)), _column_sum(a, b))
 
 
 def subtraction(rng: random.Random, difficulty: int) -> Draft:
@@ -35,14 +35,17 @@ def arithmetic_chain(rng: random.Random, difficulty: int) -> Draft:
     for _ in range(difficulty + 1):
         terms += [rng.choice("+-*"), str(rng.randint(1, 9))]
     value, left_to_right = _chain(terms), _left_to_right(terms)
-    return number(f"What is {' '.join(terms)}?", value, near(rng, value, left_to_right, -value))
+    wrong = near(rng, value, left_to_right, -value)
+    return number(f"What is {' '.join(terms)}?", value, wrong, _chain_steps(terms))
 
 
 def remainder(rng: random.Random, difficulty: int) -> Draft:
     """The dividend has `difficulty` + 1 digits."""
     a, b = of_digits(rng, difficulty + 1), rng.randint(3, 5 + 4 * difficulty)
     wrong = [a // b, *(step for step in range(b) if step != a % b)]
-    return number(f"What is the remainder when {a} is divided by {b}?", a % b, wrong)
+    below = a // b * b
+    worked = f"{b} * {a // b} = {below}, {a} - {below} = {a % b}"
+    return number(f"What is the remainder when {a} is divided by {b}?", a % b, wrong, worked)
 
 
 def linear_equation(rng: random.Random, difficulty: int) -> Draft:
@@ -91,6 +94,27 @@ def _chain(terms: list[str]) -> int:
         else:
             total, sign, product = total + sign * product, 1 if operator == "+" else -1, int(factor)
     return total + sign * product
+
+
+def _chain_steps(terms: list[str]) -> str:
+    """One operation a step, the products first."""
+    terms, steps = list(terms), []
+    while len(terms) > 1:
+        at = terms.index("*") if "*" in terms else 1
+        value = _left_to_right(terms[at - 1 : at + 2])
+        steps.append(f"{' '.join(terms[at - 1 : at + 2])} = {value}")
+        terms[at - 1 : at + 2] = [str(value)]
+    return ", ".join(steps)
+
+
+def _column_sum(a: int, b: int) -> str:
+    """Digit by digit from the right, with what is carried."""
+    steps, carried = [], 0
+    while a or b:
+        total = a % 10 + b % 10 + carried
+        steps.append(f"{a % 10} + {b % 10} + {carried} = {total}")
+        a, b, carried = a // 10, b // 10, total // 10
+    return ", ".join(steps)
 
 
 def _left_to_right(terms: list[str]) -> int:

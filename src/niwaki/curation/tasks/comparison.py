@@ -13,7 +13,8 @@ def largest(rng: random.Random, difficulty: int) -> Draft:
     values = _different(rng, difficulty + 1, (difficulty + 2) // 2)
     kind = rng.choice(["largest", "smallest"])
     gold = max(values) if kind == "largest" else min(values)
-    return number(f"Which number is the {kind}: {_listed(values)}?", gold, _others(rng, values, gold))
+    asked = f"Which number is the {kind}: {_listed(values)}?"
+    return number(asked, gold, _others(rng, values, gold), _sorted(values))
 
 
 def by_rank(rng: random.Random, difficulty: int) -> Draft:
@@ -23,7 +24,8 @@ def by_rank(rng: random.Random, difficulty: int) -> Draft:
     kind = rng.choice(["largest", "smallest"])
     gold = sorted(values, reverse=kind == "largest")[place]
     name = ["second", "third"][place - 1]
-    return number(f"Which number is the {name} {kind}: {_listed(values)}?", gold, _others(rng, values, gold))
+    asked = f"Which number is the {name} {kind}: {_listed(values)}?"
+    return number(asked, gold, _others(rng, values, gold), _sorted(values))
 
 
 def first_word(rng: random.Random, difficulty: int) -> Draft:
@@ -43,7 +45,9 @@ def how_many_above(rng: random.Random, difficulty: int) -> Draft:
     gold = sum(value > edge for value in values)
     wrong = [count for count in range(len(values) + 1) if count != gold]
     rng.shuffle(wrong)
-    return number(f"How many of these numbers are greater than {edge}: {_listed(values)}?", gold, wrong)
+    worked = ", ".join(f"{value} {'yes' if value > edge else 'no'}" for value in values)
+    asked = f"How many of these numbers are greater than {edge}: {_listed(values)}?"
+    return number(asked, gold, wrong, worked)
 
 
 def _different(rng: random.Random, count: int, num_digits: int) -> list[int]:
@@ -55,6 +59,10 @@ def _different(rng: random.Random, count: int, num_digits: int) -> list[int]:
 
 def _others(rng: random.Random, values: list[int], gold: int) -> list[int]:
     return [*(value for value in values if value != gold), *(gold + step for step in (1, -1, 2))]
+
+
+def _sorted(values: list[int]) -> str:
+    return " < ".join(map(str, sorted(values)))
 
 
 def _listed(values: list[int] | list[str]) -> str:

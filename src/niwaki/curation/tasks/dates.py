@@ -21,7 +21,10 @@ def weekday_after(rng: random.Random, difficulty: int) -> Draft:
     back = rng.random() < 0.5
     gold = _DAYS[(today - days if back else today + days) % 7]
     asked = "was it %d days ago" if back else "will it be in %d days"
-    return words(f"Today is {_DAYS[today]}. Which day {asked % days}?", gold, rng.sample(_DAYS, 7))
+    wrong = rng.sample(_DAYS, 7)
+    return words(
+        f"Today is {_DAYS[today]}. Which day {asked % days}?", gold, wrong, _count(today, days, back)
+    )
 
 
 def clock(rng: random.Random, difficulty: int) -> Draft:
@@ -53,6 +56,14 @@ def month_after(rng: random.Random, difficulty: int) -> Draft:
     gold = _MONTHS[(now + months) % 12]
     near_gold = [_MONTHS[(now + months + step) % 12] for step in (1, -1, 2, -2, 3)]
     return words(f"Which month comes {months} months after {_MONTHS[now]}?", gold, near_gold)
+
+
+def _count(today: int, days: int, back: bool) -> str:
+    """What is left of the days without whole weeks, then day by day."""
+    left = days % 7
+    steps = [f"{days} - {days - left} = {left}"] if days > left else []
+    steps += [f"{n} {_DAYS[(today - n if back else today + n) % 7]}" for n in range(1, left + 1)]
+    return ", ".join(steps)
 
 
 def _time(minutes: int) -> str:

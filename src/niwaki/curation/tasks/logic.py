@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 from niwaki.curation.tasks.task import Draft, words
 from niwaki.curation.tasks.vocabulary import NAMES
 
+_TRUTH = "(?:true|false)"
+_INNERMOST = re.compile(
+    rf"\((?:not {_TRUTH}|{_TRUTH} (?:and|or) {_TRUTH})\)|^(?:not {_TRUTH}|{_TRUTH} (?:and|or) {_TRUTH})$"
+)
 _RELATIONS = [
     ("taller", "tallest", "shortest"),
     ("older", "oldest", "youngest"),
@@ -34,7 +39,8 @@ _MADE_UP = [
 def truth_value(rng: random.Random, difficulty: int) -> Draft:
     """A formula of `difficulty` + 2 connectives over true and false."""
     formula, value = _formula(rng, difficulty + 2)
-    return words(f"Is this true or false: {formula}?", _spoken(value), [_spoken(not value)])
+    asked = f"Is this true or false: {formula}?"
+    return words(asked, _spoken(value), [_spoken(not value)], _reductions(formula))
 
 
 def order(rng: random.Random, difficulty: int) -> Draft:
@@ -44,7 +50,7 @@ def order(rng: random.Random, difficulty: int) -> Draft:
     said = [f"{a} is {relation} than {b}." for a, b in itertools.pairwise(people)]
     rng.shuffle(said)
     asked, gold = rng.choice([(top, people[0]), (bottom, people[-1])])
-    return words(f"{' '.join(said)} Who is the {asked}?", gold, people)
+    return words(f"{' '.join(said)} Who is the {asked}?", gold, people, " > ".join(people))
 
 
 def classes(rng: random.Random, difficulty: int) -> Draft:
@@ -82,6 +88,28 @@ def _formula(rng: random.Random, connectives: int) -> tuple[str, bool]:
     right, b = _formula(rng, connectives - 1 - split)
     word = rng.choice(["and", "or"])
     return f"{_bracketed(left)} {word} {_bracketed(right)}", (a and b) if word == "and" else (a or b)
+
+
+def _reductions(formula: str) -> str:
+    """Bracket by bracket from the inside, one connective a step."""
+    steps: list[str] = []
+
+    def reduce(match: re.Match[str]) -> str:
+        inner = match[0].strip("()")
+        terms = inner.split()
+        if len(terms) == 1:
+            return inner
+        if terms[0] == "not":
+            value = terms[1] == "false"
+        else:
+            either, both = "true" in terms[::2], terms[0] == terms[2] == "true"
+            value = both if terms[1] == "and" else either
+        steps.append(f"{inner} = {_spoken(value)}")
+        return _spoken(value)
+
+    while " " in formula:
+        formula = _INNERMOST.sub(reduce, formula, count=1)
+    return ", ".join(steps)
 
 
 def _bracketed(formula: str) -> str:

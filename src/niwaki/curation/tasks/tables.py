@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from niwaki.curation.tasks.task import Draft, near, number, words
@@ -26,7 +27,8 @@ def who_is(rng: random.Random, difficulty: int) -> Draft:
     rows = _people(rng, difficulty + 1)
     kind = rng.choice(["oldest", "youngest"])
     gold = (max if kind == "oldest" else min)(rows, key=lambda row: row[1])[0]
-    return words(f"{_table(rows)}\nWho is the {kind}?", gold, [row[0] for row in rows])
+    worked = " < ".join(f"{row[1]} {row[0]}" for row in sorted(rows, key=lambda row: row[1]))
+    return words(f"{_table(rows)}\nWho is the {kind}?", gold, [row[0] for row in rows], worked)
 
 
 def age_difference(rng: random.Random, difficulty: int) -> Draft:
@@ -43,7 +45,10 @@ def count_rows(rng: random.Random, difficulty: int) -> Draft:
     rows = _people(rng, difficulty + 2, num_cities=2 + difficulty // 3)
     city = rng.choice(rows)[2]
     gold = sum(row[2] == city for row in rows)
-    return number(f"{_table(rows)}\nHow many people live in {city}?", gold, range(len(rows) + 1))
+    counts = itertools.accumulate(int(row[2] == city) for row in rows)
+    worked = ", ".join(f"{row[2]} {count}" for row, count in zip(rows, counts, strict=True))
+    asked = f"{_table(rows)}\nHow many people live in {city}?"
+    return number(asked, gold, range(len(rows) + 1), worked)
 
 
 def _people(rng: random.Random, count: int, *, num_cities: int = len(CITIES)) -> _Rows:

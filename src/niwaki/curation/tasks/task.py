@@ -1,4 +1,8 @@
-"""What a task hands over for each question that it makes up."""
+"""What a task hands over for each question that it makes up.
+
+Some tasks also work the answer out, in steps that are each as easy as they can be: a small model that is
+shown such solutions first can be trained to reason.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,20 @@ class Draft:
     gold: str
     wrong: tuple[str, ...]
     type: Type
+    solution: str = ""
 
 
 Maker = Callable[[random.Random, int], Draft]  # a generator and a difficulty from 1 to 5
 
 
-def number(question: str, gold: int, wrong: Iterable[int]) -> Draft:
+def number(question: str, gold: int, wrong: Iterable[int], solution: str = "") -> Draft:
     """A question whose answer is a whole number."""
-    return Draft(question, str(gold), others(str(gold), map(str, wrong)), Type.NUMBER)
+    return Draft(question, str(gold), others(str(gold), map(str, wrong)), Type.NUMBER, solution)
 
 
-def words(question: str, gold: str, wrong: Iterable[str]) -> Draft:
+def words(question: str, gold: str, wrong: Iterable[str], solution: str = "") -> Draft:
     """A question whose answer is a word or a short text."""
-    return Draft(question, gold, others(gold, wrong), Type.TEXT)
+    return Draft(question, gold, others(gold, wrong), Type.TEXT, solution)
 
 
 def others(gold: str, wrong: Iterable[str]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Reinforcement learning on questions whose answers can be checked (arXiv 2504.13941)."""
