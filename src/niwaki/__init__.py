@@ -10,13 +10,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "apply_mask": "niwaki.masks.apply",
     "candidates": "niwaki.pruning.architecture",
     "choose": "niwaki.pruning.choose",
     "cut_model": "niwaki.pruning.memory_cut",
     "distill": "niwaki.distillation.train",
     "held_out_loss": "niwaki.evaluation.loss",
+    "learn_masks": "niwaki.masks.learn",
     "load_model": "niwaki.ground.model",
     "measure_speed": "niwaki.evaluation.speed",
+    "one_shot": "niwaki.masks.oneshot",
     "run_tasks": "niwaki.evaluation.harness",
     "score": "niwaki.pruning.score",
     "select": "niwaki.pruning.select",
@@ -25,13 +28,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "apply_mask",
     "candidates",
     "choose",
     "cut_model",
     "distill",
     "held_out_loss",
+    "learn_masks",
     "load_model",
     "measure_speed",
+    "one_shot",
     "run_tasks",
     "score",
     "select",

@@ -47,5 +47,9 @@ class EvaluationError(NiwakiError):
     """An evaluation that cannot be carried out."""
 
 
+class HubError(NiwakiError):
+    """Something that must not be published, or that the Hub does not take."""
+
+
 class VerifyError(NiwakiError):
     """An answer that cannot be graded because of how the grader was called."""

@@ -12,7 +12,8 @@ from niwaki.ground.family import FAMILIES
 from niwaki.ground.layers import layer_list
 from niwaki.ground.model import load_model
 from niwaki.ground.stream import Rows
-from niwaki.ground.streamed import decode, is_streamed, load_or_stream, rows_at_once, stream_model
+from niwaki.ground.streamed import is_streamed, load_or_stream, rows_at_once, stream_model
+from niwaki.ground.walk import decode
 from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.repair import repair
 from niwaki.pruning.rotate import second_moment

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from niwaki.errors import NiwakiError, RunError
+from niwaki.evaluation.paired import load_paired
 from niwaki.ground.run import DONE
 from niwaki.pipelines import compress
 from niwaki.recipe.compress import CompressRecipe
@@ -46,6 +47,17 @@ def test_the_student_is_a_stock_model_that_learned_from_its_teacher(finished):
     assert tokens[0] == tokens[1]
 
 
+def test_what_was_measured_row_by_row_is_kept_for_comparisons(finished):
+    out, results, _ = finished
+    paired = load_paired(out / "5-evaluate" / "paired.json")
+    measure = paired.measures["held-out loss"]
+    assert set(measure.values) == set(results["models"])
+    for name, model in results["models"].items():
+        assert measure.mean(name).mean == pytest.approx(model["held_out_loss"]["mean"])
+        assert "units" not in model
+    assert (paired.product, paired.baseline) == ("distilled", "teacher")
+
+
 def test_the_line_teaches_with_the_losses_of_the_recipe(recipe_file, tmp_path):
     recipe = load(recipe_file, CompressRecipe).model_dump(mode="json")
     recipe["distill"] |= {"loss": "reverse_kl", "lm_weight": 0.1, "hidden": {"layers": {"last": "last"}}}
@@ -62,7 +74,7 @@ def test_the_line_teaches_with_the_losses_of_the_recipe(recipe_file, tmp_path):
 def test_a_run_leaves_a_report_a_card_and_no_pickle(finished):
     out, *_ = finished
     assert "<html" in (out / "report.html").read_text()
-    assert "base_model" in (out / "4-distill" / "model" / "README.md").read_text()
+    assert "library_name: transformers" in (out / "4-distill" / "model" / "README.md").read_text()
     left = {p.suffix for p in out.rglob("*") if p.is_file()}
     assert not left & {".bin", ".pt", ".pkl", ".pth"}
     assert not (out / "4-distill" / "checkpoints").exists()

@@ -13,6 +13,8 @@ from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.reason import ReasonRecipe
+from niwaki.recipe.reward import RewardRecipe
+from niwaki.recipe.sparsify import SparsifyRecipe
 from niwaki.recipe.write import commented
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +37,11 @@ def cli_help() -> str:
     """The help of every verb, as `niwaki VERB --help` prints it in 100 columns."""
     top = get_command(app).make_context("niwaki", [], resilient_parsing=True)
     pages = [_page("niwaki --help", top)]
-    for name, verb in _verbs().items():
-        context = verb.make_context(name, [], parent=top, resilient_parsing=True)
+    for name in _verbs():
+        context, group = top, get_command(app)
+        for word in name.split():
+            group = group.commands[word]  # type: ignore[attr-defined]
+            context = group.make_context(word, [], parent=context, resilient_parsing=True)
         pages.append(_page(f"niwaki {name} --help", context))
     return "\n\n".join(pages) + "\n"
 
@@ -64,6 +69,21 @@ def reason_keys() -> str:
     return f"```yaml\n{commented(ReasonRecipe.model_validate(smallest))}```\n"
 
 
+def reward_keys() -> str:
+    """A reward recipe with every default and what each key means."""
+    source = {"source": "FILE"}
+    smallest = {
+        "kind": "reward",
+        "backbone": "MODEL",
+        "data": {"pairs": [source], "ratings": [source]},
+        "regression": {},
+        "preference": {},
+        "expo": {},
+        "objectives": {},
+    }
+    return f"```yaml\n{commented(RewardRecipe.model_validate(smallest))}```\n"
+
+
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
     makers = {
@@ -71,7 +91,9 @@ def fill(text: str) -> str:
         "recipe_keys": recipe_keys,
         "family_keys": family_keys,
         "curate_keys": curate_keys,
+        "sparsify_keys": sparsify_keys,
         "reason_keys": reason_keys,
+        "reward_keys": reward_keys,
     }
     return _BLOCK.sub(lambda match: match[1] + makers[match[2]]() + match[3], text)
 
@@ -82,8 +104,20 @@ def files() -> dict[Path, str]:
     return pages | {Path(__file__).parent / "cli.txt": cli_surface()}
 
 
+def sparsify_keys() -> str:
+    """A sparsify recipe with every default and what each key means."""
+    smallest = {"kind": "sparsify", "model": "MODEL"}
+    return f"```yaml\n{commented(SparsifyRecipe.model_validate(smallest))}```\n"
+
+
 def _verbs() -> dict[str, Any]:
-    return get_command(app).commands  # type: ignore[attr-defined]
+    """Every verb; those of a group are called by both words."""
+    found: dict[str, Any] = {}
+    for name, verb in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found |= {f"{name} {n}": v for n, v in getattr(verb, "commands", {"": verb}).items() if n} or {
+            name: verb
+        }
+    return found
 
 
 def _page(command: str, context: Any) -> str:

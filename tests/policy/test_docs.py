@@ -13,7 +13,7 @@ from niwaki.errors import RecipeError
 from niwaki.recipe.kinds import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
@@ -38,8 +38,10 @@ def refusal(arguments: list[str]) -> str | None:
     group = get_command(app)
     try:
         context = group.make_context("niwaki", list(arguments))
-        name, verb, rest = group.resolve_command(context, [*context._protected_args, *context.args])
-        verb.make_context(name, rest, parent=context)
+        while hasattr(group, "commands"):
+            words = [*context._protected_args, *context.args]
+            name, group, rest = group.resolve_command(context, words)
+            context = group.make_context(name, rest, parent=context)
     except Exception as error:
         return None if type(error).__name__ == "Exit" else str(error) or type(error).__name__
     return None

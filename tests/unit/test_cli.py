@@ -1,12 +1,18 @@
 """The command line: verbs reach their stages, mistakes are two lines and exit code 2."""
 
+import json
+import math
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import niwaki
 from niwaki import __version__
 from niwaki.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 from niwaki.errors import BudgetError, NiwakiError
@@ -16,19 +22,22 @@ from niwaki.recipe.kinds import load_recipe
 from niwaki.recipe.load import load
 from niwaki.recipe.write import dump
 
+SOURCE = str(Path(niwaki.__file__).parents[1])
 STAGES = ("score", "choose", "trim", "distill", "evaluate")
 
 
 @pytest.fixture
 def pipeline(monkeypatch):
     """A compress pipeline that notes what it is asked to do, and may fail with `.failure`."""
-    fake = types.SimpleNamespace(calls=[], failure=None)
+    fake = types.SimpleNamespace(calls=[], failure=None, results=None)
 
     def noting(name):
         def stage(*arguments, **named):
             fake.calls.append((name, *arguments, *named.values()))
             if fake.failure is not None:
                 raise fake.failure
+            print("a table for people")
+            return fake.results
 
         return stage
 
@@ -162,6 +171,87 @@ def test_mistakes_are_a_message_and_a_remedy(call, pipeline, recipe):
     assert result.exit_code == EXIT_USER_ERROR
     assert result.stderr == "No shape has 10 parameters.\nAsk for 50%.\n"
     assert result.stdout == ""
+
+
+def test_colour_is_for_terminals_and_not_against_the_will_of_the_user(call, pipeline, recipe, monkeypatch):
+    pipeline.failure = BudgetError("No.", "Yes.")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert call("run", recipe).stderr == "\x1b[31mNo.\x1b[0m\nYes.\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert call("run", recipe).stderr == "No.\nYes.\n"
+
+
+def test_json_is_all_there_is_on_stdout(call, pipeline, recipe):
+    pipeline.results = {"models": {"distilled": {"loss": math.nan, "path": Path("x")}}}
+    result = call("run", recipe, "--json")
+    assert result.stdout.count("\n") == 1
+    assert json.loads(result.stdout) == {
+        "out": "runs/mine",
+        "results": {"models": {"distilled": {"loss": None, "path": "x"}}},
+    }
+    assert "a table for people" in result.stderr
+    assert "a table for people" in call("run", recipe).stdout
+
+
+def test_json_of_a_plan_has_its_problems_and_costs(call, recipe, tmp_path):
+    good = json.loads(call("check", recipe, "--gflops", 1, "--json").stdout)
+    assert good["problems"] == []
+    assert {stage["name"] for stage in good["stages"]} >= {"score", "trim", "distill"}
+    assert good["duration_s"] == pytest.approx(sum(stage["duration_s"] for stage in good["stages"]))
+    assert all(c["num_parameters"] < good["teacher"]["num_parameters"] for c in good["candidates"])
+    recipe.write_text(dump(starter().model_copy(update={"teacher": str(tmp_path / "nowhere")})))
+    bad = call("check", recipe, "--gflops", 1, "--json")
+    assert bad.exit_code == EXIT_USER_ERROR
+    assert "does not exist" in json.loads(bad.stdout)["problems"][0]["message"]
+    recipe.write_text(dump(family.starter()))
+    members = json.loads(call("check", recipe, "--gflops", 1, "--json").stdout)["members"]
+    assert list(members) == list(family.starter().folders)
+
+
+def test_json_of_verify_and_families(call):
+    verdict = call("verify", "The answer is 7.", "7", "--json")
+    assert json.loads(verdict.stdout)["correct"] is True
+    assert json.loads(call("families", "--json").stdout)["llama"]["axes"][:2] == ["layer", "hidden"]
+
+
+def test_env_says_what_a_bug_report_needs_and_no_secret(call, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NIWAKI_CACHE", str(Path.home() / "cache"))
+    found = json.loads(call("env", "--json").stdout)
+    assert found["niwaki"] == __version__
+    assert found["torch"] == torch.__version__
+    assert found["cache"] == found["variables"]["NIWAKI_CACHE"] == "~/cache"
+    text = call("env").stdout
+    assert all(name.removesuffix("_bytes") in text for name in found)
+    assert "hf_secret" not in text
+    assert str(Path.home()) not in text
+
+
+def test_every_verb_that_prints_a_result_takes_json():
+    """Stages write files and print nothing; `new` names the next command; `reward` and `mask` have verbs of their own."""
+    silent = {"new", "correct", "score", "choose", "trim", "distill", "warm-up", "rl", "reward", "mask"}
+    takes = {name: any("--json" in p.opts for p in v.params) for name, v in get_command(app).commands.items()}
+    assert {name for name, does in takes.items() if not does} == silent
+
+
+def test_completion_knows_verbs_and_kinds():
+    def completed(words):
+        asked = {
+            "_NIWAKI_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; sys.argv[0] = 'niwaki'; from niwaki.cli import main; main()"],
+            env=asked | {"_NIWAKI_COMPLETE": "complete_bash", "PYTHONPATH": SOURCE},
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.split()
+
+    assert "compress" in completed("niwaki com")
+    assert completed("niwaki new fam") == ["family"]
 
 
 def test_a_traceback_on_request(call, pipeline, recipe, monkeypatch):

@@ -102,7 +102,7 @@ def test_the_plan_of_the_paper_counts_its_models(planned):
 
 
 def test_ranking_by_loss_costs_no_trials(planned):
-    bare = {"repair": False}
+    bare = {"repair": False, "rotate": False}
     by_loss = planned(choose=WIDTH_OF_THE_PAPER | {"rank": "loss"}, trim=bare).stages[1]
     by_trial = planned(choose=WIDTH_OF_THE_PAPER, trim=bare).stages[1]
     assert by_trial.flops > 10 * by_loss.flops
@@ -110,7 +110,7 @@ def test_ranking_by_loss_costs_no_trials(planned):
 
 
 def test_halving_costs_what_is_left_of_the_trials(planned):
-    nothing_else = {"trim": {"repair": False}, "depth": {"num_samples": 1}}
+    nothing_else = {"trim": {"repair": False, "rotate": False}, "depth": {"num_samples": 1}}
     full, once, twice = (planned(choose={"halving": halving}, **nothing_else) for halving in (0, 1, 2))
     assert len(full.candidates) == 8
     work = [found.stages[1].flops for found in (full, once, twice)]
@@ -270,9 +270,12 @@ def test_a_repair_and_a_rotation_are_work_too():
 
 
 def test_what_trim_asks_for_is_in_the_plan(planned):
-    bare, repaired = (planned(choose=WIDTH_OF_THE_PAPER, trim={"repair": r}) for r in (False, True))
+    nothing = {"repair": False, "rotate": False}
+    bare, repaired, rotated = (
+        planned(choose=WIDTH_OF_THE_PAPER, trim=nothing | asked)
+        for asked in ({}, {"repair": True}, {"rotate": True})
+    )
     assert repaired.stages[2].flops > bare.stages[2].flops == 0
-    rotated = planned(choose=WIDTH_OF_THE_PAPER, trim={"repair": False, "rotate": True})
     assert rotated.stages[1].flops > bare.stages[1].flops
 
 

@@ -474,7 +474,8 @@ def carded(tmp_path):
 
 def test_the_card_names_the_teacher_and_carries_its_licence(carded):
     run, front, body = carded("---\nlicense: other\nlicense_name: 'no: yes'\ntags: [x]\n---\n# Sapling\n")
-    assert front["base_model"] == "sapling"
+    assert "base_model" not in front  # the Hub knows no folder of this machine
+    assert "# sapling, made smaller" in body
     assert (front["license"], front["license_name"]) == ("other", "no: yes")
     assert front["library_name"] == "transformers"
     assert (run / "4-distill" / "model" / "LICENSE").read_text() == "the terms"
@@ -500,10 +501,10 @@ def test_a_teacher_known_by_name_gives_its_licence_from_its_folder(tmp_path):
     run, folder = fake_run.write_fake_run(tmp_path / "run"), tmp_path / "bundled"
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    edit(run / "manifest.json", lambda manifest: manifest["teacher"].update(path="sapling"))
+    edit(run / "manifest.json", lambda manifest: manifest["teacher"].update(path="big/tree"))
     card = write_card(run, run / "4-distill" / "model", teacher_dir=folder).read_text()
     front = yaml.safe_load(card.split("---")[1])
-    assert (front["base_model"], front["license"]) == ("sapling", "apache-2.0")
+    assert (front["base_model"], front["license"]) == ("big/tree", "apache-2.0")
 
 
 @pytest.mark.parametrize("card", ["", "no front matter", "---\n- a list\n---\n", "---\n{broken\n---\n"])

@@ -7,11 +7,17 @@ are a message and a remedy on stderr with exit code 2; Ctrl-C is exit code 130. 
 from niwaki.cli import runs, stages
 
 # isort: split
-from niwaki.cli import curate, reason, verify
+from niwaki.cli import curate, mask, reason, reward, verify
+
+# isort: split
+from niwaki.cli import share
+
+# isort: split
+from niwaki.cli import look
 from niwaki.cli.app import EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_WRONG_ANSWER, app
 
 # `--help` lists the verbs in the order in which these modules are imported.
-VERBS = (runs, stages, curate, reason, verify)
+VERBS = (runs, stages, curate, mask, reason, reward, verify, share, look)
 
 
 def main() -> None:

@@ -29,8 +29,7 @@ class _Verbs(TyperGroup):
         except NiwakiError as error:
             if os.environ.get("NIWAKI_TRACEBACK") == "1":
                 raise
-            typer.secho(error.message, fg=typer.colors.RED, err=True)
-            typer.echo(error.remedy, err=True)
+            _say(error)
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             command = shlex.join(["niwaki", *sys.argv[1:]])
@@ -38,10 +37,19 @@ class _Verbs(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
+def _say(error: NiwakiError) -> None:
+    """What is wrong, in red on a terminal unless NO_COLOR is set, and what to do."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text(error.message, style="red"))
+    console.print(Text(error.remedy))
+
+
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -9,6 +9,7 @@ import typer
 
 from niwaki.cli.app import Out, RecipeOrRun, app
 from niwaki.cli.opening import open_recipe
+from niwaki.cli.output import AsJson, print_json, tables_aside
 from niwaki.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def answer(
     max_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut; it is wrong then.")] = 2048,
     prompt: Annotated[str, typer.Option(help="Wording: think-boxed-1 or bare-1.")] = "think-boxed-1",
     batch_rows: Annotated[int, typer.Option(min=1, help="Answers written side by side.")] = 32,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a model questions: accuracy, pass@k, majority, tokens.
 
@@ -61,17 +63,20 @@ def answer(
     """
     from niwaki.pipelines.answering import ask
 
-    ask(
-        model,
-        questions,
-        out=out,
-        num_samples=samples,
-        num_seeds=seeds,
-        temperature=temperature,
-        max_new_tokens=max_tokens,
-        prompt=prompt,
-        batch_rows=batch_rows,
-    )
+    with tables_aside(as_json):
+        results = ask(
+            model,
+            questions,
+            out=out,
+            num_samples=samples,
+            num_seeds=seeds,
+            temperature=temperature,
+            max_new_tokens=max_tokens,
+            prompt=prompt,
+            batch_rows=batch_rows,
+        )
+    if as_json:
+        print_json(results)
 
 
 def _open(path: Path, out: Path | None) -> tuple[ReasonRecipe, Path]:

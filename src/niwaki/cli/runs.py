@@ -10,11 +10,12 @@ import typer
 
 from niwaki.cli.app import EXIT_USER_ERROR, Out, RecipeOrRun, app
 from niwaki.cli.opening import open_recipe
+from niwaki.cli.output import AsJson, print_json, tables_aside
 from niwaki.errors import RecipeError
 
 
 @app.command()
-def run(recipe: RecipeOrRun, out: Out = None) -> None:
+def run(recipe: RecipeOrRun, out: Out = None, as_json: AsJson = False) -> None:
     """Carry out a recipe from start to end.
 
     A killed run goes on where it stopped when the same command is given again.
@@ -22,12 +23,23 @@ def run(recipe: RecipeOrRun, out: Out = None) -> None:
     from niwaki.pipelines.kinds import pipeline_of
 
     read, run_directory = open_recipe(recipe, out)
-    pipeline_of(read.kind).run(read, out=run_directory)
+    with tables_aside(as_json):
+        results = pipeline_of(read.kind).run(read, out=run_directory)
+    if as_json:
+        print_json({"out": run_directory, "results": results})
+
+
+def _kinds() -> list[str]:
+    from niwaki.recipe.kinds import KINDS
+
+    return list(KINDS)
 
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="What kind of recipe: compress or family.")],
+    kind: Annotated[
+        str, typer.Argument(help="What kind of recipe: compress, family, sparsify ...", autocompletion=_kinds)
+    ],
     file: Annotated[Path | None, typer.Argument(help="File to write. Default: KIND.yaml.")] = None,
 ) -> None:
     """Write a commented recipe to edit.
@@ -57,6 +69,7 @@ def check(
         float | None,
         typer.Option(min=0, help="Sustained GFLOP/s to estimate time with. Default: measured here, briefly."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Plan a recipe, loading no weights.
 
@@ -66,7 +79,16 @@ def check(
 
     read, run_directory = open_recipe(recipe, out)
     flops_per_s = gflops * 1e9 if gflops else None
-    if pipeline_of(read.kind).check(read, out=run_directory, flops_per_s=flops_per_s):
+    if as_json:
+        from niwaki.pipelines.plan_facts import plan_facts
+
+        with tables_aside(True):
+            planned = plan_facts(read, out=run_directory, flops_per_s=flops_per_s)
+        print_json(planned)
+        problems = planned["problems"]
+    else:
+        problems = pipeline_of(read.kind).check(read, out=run_directory, flops_per_s=flops_per_s)
+    if problems:
         raise typer.Exit(EXIT_USER_ERROR)
 
 
@@ -79,6 +101,7 @@ def compress(
     out: Annotated[
         Path | None, typer.Option("--out", help="Run directory. Default: runs/MODEL-SIZE.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compress a model without writing a recipe.
 
@@ -89,14 +112,17 @@ def compress(
 
     recipe = recipe_for(model, to=to, tokens=tokens, data=data)
     name = Path(model).name or "model"
-    pipeline.run(
-        recipe, out=out or Path("runs") / f"{name}-{to.strip().replace('%', 'pct').replace(' ', '')}"
-    )
+    out = out or Path("runs") / f"{name}-{to.strip().replace('%', 'pct').replace(' ', '')}"
+    with tables_aside(as_json):
+        results = pipeline.run(recipe, out=out)
+    if as_json:
+        print_json({"out": out, "results": results})
 
 
 @app.command()
 def report(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write report.html.
 
@@ -108,15 +134,26 @@ def report(
 
     recipe = run_directory / "recipe.yaml"
     kind = kind_of(read_text(recipe)) if recipe.is_file() else "compress"
-    pipeline_of(str(kind)).report(run_directory)
+    with tables_aside(as_json):
+        pipeline_of(str(kind)).report(run_directory)
+    page = run_directory / "report.html"
+    if as_json:
+        print_json({"report": page})
+    else:
+        typer.echo(f"report: {page}")
 
 
 @app.command()
-def families() -> None:
+def families(as_json: AsJson = False) -> None:
     """List the supported model families.
 
     Each with the axes that can be trimmed.
     """
+    if as_json:
+        from niwaki.pipelines.plan_facts import family_facts
+
+        print_json(family_facts())
+        return
     from niwaki.pipelines.plan_table import show_families
 
     show_families()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from niwaki.cli.app import Out, RecipeOrRun, app
 from niwaki.cli.opening import open_compress
+from niwaki.cli.output import AsJson, print_json, tables_aside
 from niwaki.errors import RecipeError
 
 
@@ -69,6 +71,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Text for a model folder's held-out loss.")] = None,
     tasks: Annotated[str, typer.Option(help="lm-eval tasks for a model folder, with commas between.")] = "",
     include_path: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Stage 5: measure the models.
 
@@ -80,7 +83,10 @@ def evaluate(
             raise RecipeError(f"{target}: nothing to measure.", "Give --data PATH, --tasks NAME, or both.")
         from niwaki.pipelines.measure import measure
 
-        measure(target, data=data, tasks=names, include_path=include_path, out=out)
+        with tables_aside(as_json):
+            measured = measure(target, data=data, tasks=names, include_path=include_path, out=out)
+        if as_json:
+            print_json(measured)
         return
     if data is not None or names or include_path is not None:
         raise RecipeError(
@@ -90,4 +96,7 @@ def evaluate(
     read, run_directory = open_compress(target, out)
     from niwaki.pipelines import compress as pipeline
 
-    pipeline.evaluate_stage(read, run_directory)
+    with tables_aside(as_json):
+        pipeline.evaluate_stage(read, run_directory)
+    if as_json:
+        print_json(json.loads((run_directory / "5-evaluate" / "results.json").read_text()))

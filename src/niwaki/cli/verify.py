@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from niwaki.cli.app import EXIT_WRONG_ANSWER, app
+from niwaki.cli.output import AsJson, print_json
 
 
 @app.command()
@@ -26,7 +25,7 @@ def verify(
         str | None, typer.Option(help="Options of a multiple-choice question, as a JSON list or object.")
     ] = None,
     limit: Annotated[float, typer.Option(help="Seconds until the verdict is `timeout`.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Grade an answer against the right one.
 
@@ -44,7 +43,7 @@ def verify(
         limit_s=limit,
     )
     if as_json:
-        typer.echo(json.dumps(asdict(verdict), ensure_ascii=False))
+        print_json(verdict)
     else:
         typer.echo(f"{'right' if verdict.correct else 'wrong'}: {verdict.reason.value}")
         typer.echo(f"type: {verdict.type.value}")

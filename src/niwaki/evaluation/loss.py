@@ -25,7 +25,8 @@ from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.layers import only_layers
 from niwaki.ground.stats import Interval, bootstrap_mean
 from niwaki.ground.stream import Batch, Rows
-from niwaki.ground.streamed import decode, is_streamed, rows_at_once
+from niwaki.ground.streamed import is_streamed, rows_at_once
+from niwaki.ground.walk import decode
 
 CHUNK_TOKENS = 256
 

@@ -280,6 +280,12 @@ def _open_shards(path: Path) -> tuple[Shard, ...]:
     weight_map = _read_json(path / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path / INDEX}: no weight_map.", "Download or copy the file again.")
+    for file_name in weight_map.values():
+        if not isinstance(file_name, str) or file_name in ("", "..") or Path(file_name).name != file_name:
+            raise CheckpointError(
+                f"{path / INDEX}: {file_name!r} is no file of this folder.",
+                "Do not use this download: an index names the files that lie beside it.",
+            )
     shards = tuple(open_shard(path / file_name) for file_name in sorted(set(weight_map.values())))
     found = {(name, shard.path.name) for shard in shards for name in shard.tensors}
     for name, file_name in sorted(found ^ set(weight_map.items())):

@@ -113,6 +113,8 @@ def fit(
     held_out_rows: int = 0,
     evaluate_every_steps: int = 0,
     trackers: Sequence[str] = (),
+    before_step: Callable[[int], object] = lambda step: None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
     label: str = "training",
 ) -> FitResult:
     """Train `model` in place for `num_steps` optimiser steps, resuming from `out` if it was begun there.
@@ -120,18 +122,16 @@ def fit(
     Args:
         rows: row `step * batch_rows + i` is the i-th of the global batch of `step`.
         out: holds `metrics.jsonl` and `checkpoints/`.
-        until_step: pause there, with a snapshot to go on from; everything else stays that of `num_steps`.
+        until_step: pause there, with a snapshot; everything else stays that of `num_steps`.
         batch_rows: rows of one optimiser step over all processes; `micro_rows` of them at a time.
         learning_rate: the peak; see `learning_rate_at`.
-        rate_factors: name of a part of `model` -> what its learning rate is multiplied by. Each part's
-            gradient is clipped on its own. The one part without a name is the whole.
-        weight_decay: AdamW's, on matrices only.
-        clip_norm: largest norm of the whole gradient.
-        precision: "bfloat16" runs the matrix products under autocast; weights stay as they are. "auto" does
-            so where the hardware has bfloat16 arithmetic.
-        held_out: evaluated with the same loss on its first `held_out_rows` rows, every
-            `evaluate_every_steps` and at the end.
+        rate_factors: part of `model` -> factor of its rate. Each is clipped on its own; "" is the whole.
+        weight_decay, clip_norm: AdamW's, on matrices only; the largest norm of the whole gradient.
+        precision: "bfloat16" computes matrix products under autocast; "auto" where the hardware can.
+        held_out: `held_out_rows` of it get the same loss every `evaluate_every_steps` and at the end.
         trackers: of accelerate, such as "tensorboard" and "wandb".
+        before_step: is told the number of each step, from 0; for what else is a function of it.
+        optimizer: called like AdamW, with groups, `lr`, `betas` and `eps`.
 
     Raises:
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
@@ -139,13 +139,12 @@ def fit(
     accelerator = _accelerator(trackers, out, batch_rows, micro_rows)
     objective = Objective(model, loss, precision)
     groups = [group for part in rate_factors for group in _groups(model.get_submodule(part), weight_decay)]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    inner = getattr(optimizer, "optimizer", optimizer)
+    stepper = optimizer(groups, lr=learning_rate, betas=betas, eps=1e-8)
+    objective, stepper = accelerator.prepare(objective, stepper)
+    inner = getattr(stepper, "optimizer", stepper)
     checkpoints = out / "checkpoints"
-    first_step, num_seen = 0, 0
-    if (found := snapshot.newest(checkpoints)) is not None:
-        first_step, num_seen = snapshot.restore(found, objective, inner)
+    found = snapshot.newest(checkpoints)
+    first_step, num_seen = (0, 0) if found is None else snapshot.restore(found, objective, inner)
     metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
     results: dict[str, float] = metrics.last_held_out
 
@@ -167,12 +166,13 @@ def fit(
             evaluate(0)
         for step in range(first_step, pause):
             began = time.perf_counter()
+            before_step(step)
             rate = learning_rate_at(
                 step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
             )
             means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
             where = f"{label}: step {step}: loss {means['loss']}"
-            norm = _update(objective, optimizer, rate, rate_factors, clip_norm, accelerator, where=where)
+            norm = _update(objective, stepper, rate, rate_factors, clip_norm, accelerator, where=where)
             num_seen += num_targets
             speed = num_targets / (time.perf_counter() - began)
             done = step + 1

@@ -20,7 +20,8 @@ from transformers import (
 from niwaki.errors import CheckpointError
 
 SAPLING = "sapling"
-_STOCK_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
+_STOCK_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
+_LICENCE_FILES = ["LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*"]
 
 
 def model_path(name: str | Path) -> str:
@@ -59,7 +60,7 @@ def local_folder(name: str | Path) -> Path:
     if Path(path).is_dir():
         return Path(path)
     try:
-        return Path(snapshot_download(path, allow_patterns=_STOCK_FILES))
+        return Path(snapshot_download(path, allow_patterns=_STOCK_FILES + _LICENCE_FILES))
     except Exception as error:
         raise CheckpointError(
             f"Model {str(name)!r} is no folder, and the hub does not give it: {str(error).splitlines()[0]}",

@@ -93,9 +93,9 @@ def open_shard(path: Path) -> Shard:
         metadata = header.pop("__metadata__", {})
         ranges = {name: tuple(entry["data_offsets"]) for name, entry in header.items()}
         dtypes = {name: entry["dtype"] for name, entry in header.items()}
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        shapes = {name: _shape(entry["shape"]) for name, entry in header.items()}
         names = sorted(header, key=lambda name: ranges[name])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: the safetensors header cannot be read ({type(error).__name__}: {error}).", _REMEDY
         ) from error
@@ -109,8 +109,14 @@ def open_shard(path: Path) -> Shard:
     return Shard(path, tensors, {name: start + ranges[name][0] for name in tensors}, metadata)
 
 
+def _shape(stated: Any) -> tuple[int, ...]:
+    if not all(type(size) is int and size >= 0 for size in stated):
+        raise ValueError(f"the shape {stated!r} is no list of sizes")
+    return tuple(stated)
+
+
 def _dtype(code: str, name: str, path: Path) -> torch.dtype:
-    if code not in DTYPES:
+    if not isinstance(code, str) or code not in DTYPES:
         raise CheckpointError(
             f"{path}: {name} has dtype {code!r}, expected one of {' '.join(DTYPES)}.",
             "Quantized weights cannot be shaped: start from the bf16 or fp32 checkpoint.",

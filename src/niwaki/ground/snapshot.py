@@ -1,4 +1,4 @@
-"""Training checkpoints that resume exactly: model and optimiser in safetensors, the step in JSON.
+"""Training checkpoints that resume exactly: trained weights and optimiser in safetensors, the step in JSON.
 
 A snapshot is written beside its final name, flushed to disk and renamed, so a killed process leaves either
 the whole snapshot or none; older ones go only after that. There is no random state to keep, because data
@@ -49,6 +49,10 @@ def save(
         TrainingError: the disk refused; the older snapshots are untouched.
     """
     weights = _own_tensors(dict(get_model_state_dict(model, options=_SAVE)))
+    # What is frozen is where it was loaded from; a tied weight has several names.
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            weights.pop(name.removeprefix("module."), None)
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
     if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
         return

@@ -1,8 +1,8 @@
 """A model larger than memory: its layers stay on disk and are read one at a time.
 
 In: a model folder. Out: a `transformers` model on which everything works that runs a model forward, because
-each layer reads its weights when it is called and lets go of them after. `decode` is the way that makes it
-usable: it takes many rows through a layer before it reads the next, in the model's own forward.
+each layer reads its weights when it is called and lets go of them after. `walk.decode` is the way that
+makes it usable: it takes many rows through a layer before it reads the next, in the model's own forward.
 
 The hidden states between two layers stay in memory, for as many rows as the allowance holds; more rows read
 the checkpoint again. Keeping all rows in a file instead would read the weights once, but move every hidden
@@ -15,12 +15,11 @@ Shapes: B rows, S positions, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -31,7 +30,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 from niwaki.errors import CheckpointError
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.family import Family, family_of
-from niwaki.ground.layers import layer_list, layer_output, only_layers, starting_from
+from niwaki.ground.layers import layer_list
 from niwaki.ground.model import load_model, local_folder
 from niwaki.ground.saved import memory_limit_bytes, no_progress_bars
 
@@ -137,7 +136,7 @@ def holding(model: PreTrainedModel, number: int) -> AbstractContextManager[None]
 
 
 def rows_at_once(model: PreTrainedModel, *, batch_rows: int, row_tokens: int) -> int:
-    """How many rows `decode` should be given: one batch, or as many batches as one reading can serve."""
+    """How many rows `walk.decode` should be given: one batch, or as many batches as one reading can serve."""
     if not is_streamed(model):
         return batch_rows
     row_bytes = row_tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
@@ -145,74 +144,13 @@ def rows_at_once(model: PreTrainedModel, *, batch_rows: int, row_tokens: int) ->
 
 
 def passes_per_batch(model: PreTrainedModel) -> int:
-    """How often `decode` calls the model for each batch."""
+    """How often `walk.decode` calls the model for each batch."""
     return len(model.niwaki_stream.layers) if is_streamed(model) else 1
-
-
-def decode(
-    model: PreTrainedModel,
-    batches: Sequence[Arguments],
-    *,
-    around: Callable[[int], AbstractContextManager[Any]] = lambda number: nullcontext(),
-) -> Iterator[Tensor]:
-    """Run batches through a decoder without its head: [B, S, D] last hidden states, batch after batch.
-
-    A model in memory takes one batch after the other; a streamed one takes all of them through a layer before
-    it reads the next. The two make the same bits.
-
-    Args:
-        batches: keyword arguments of the decoder, such as `input_ids` [B, S]; not the key-value cache.
-        around: batch number -> a context that is entered for each call of the model on this batch: once, or,
-            streamed, once for each layer, and then only the modules of that layer run.
-    """
-    if is_streamed(model):
-        yield from _by_layers(model, model.niwaki_stream, batches, around)
-        return
-    for number, arguments in enumerate(batches):
-        with around(number):
-            hidden_BSD: Tensor = model.base_model(**arguments, use_cache=False).last_hidden_state
-        yield hidden_BSD
-
-
-def _by_layers(
-    model: PreTrainedModel,
-    stream: _Stream,
-    batches: Sequence[Arguments],
-    around: Callable[[int], AbstractContextManager[Any]],
-) -> Iterator[Tensor]:
-    waiting: list[Tensor] = []
-    last = len(stream.layers) - 1
-    for number, layer in enumerate(stream.layers):
-        found: list[Tensor] = []
-        with stream.holding(number), only_layers(model, [number]), _outputs(layer, found):
-            for batch, arguments in enumerate(batches):
-                start = (
-                    starting_from(layer, waiting[batch].to(stream.reader.device)) if number else nullcontext()
-                )
-                with start, around(batch):
-                    ended = model.base_model(**arguments, use_cache=False).last_hidden_state
-                hidden = ended if number == last else found[0]
-                found.clear()
-                if number:
-                    waiting[batch] = hidden.to("cpu")
-                else:
-                    waiting.append(hidden.to("cpu"))
-    for hidden in waiting:
-        yield hidden.to(stream.reader.device)
 
 
 def _num_bytes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
     specs = [checkpoint.spec(name) for name in checkpoint.names()]
     return sum(spec.num_elements * (dtype or spec.dtype).itemsize for spec in specs)
-
-
-@contextmanager
-def _outputs(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
-    handle = layer.register_forward_hook(lambda module, args, output: found.append(layer_output(output)))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

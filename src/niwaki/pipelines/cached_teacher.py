@@ -28,7 +28,8 @@ from niwaki.errors import NiwakiError, RunError
 from niwaki.ground.corpus import text_fingerprint, tokenizer_fingerprint
 from niwaki.ground.model import model_path
 from niwaki.ground.stream import Rows
-from niwaki.pipelines.inputs import CURVE_TOKENS, Inputs
+from niwaki.pipelines.inputs import Inputs
+from niwaki.pipelines.texts import CURVE_TOKENS
 from niwaki.recipe.compress import CompressRecipe
 
 FOLDER = "teacher-cache"

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
+from niwaki.evaluation.paired import PAIRED, Measure, Paired, rows_hash, save_paired
 from niwaki.evaluation.samples import sample_text
 from niwaki.evaluation.speed import measure_speed
 from niwaki.ground.model import count_parameters
@@ -23,6 +24,8 @@ from niwaki.recipe.compress import CompressRecipe
 
 _BATCH_ROWS = 8
 _SAMPLE_TOKENS = 64
+# Where the record of a model keeps its numbers row by row; they end in `paired.json`.
+UNITS = "units"
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 
 
@@ -50,6 +53,7 @@ def compare(
                 write_atomically(record, json.dumps(_measure(recipe, inputs, path, reference), indent=1))
             results[name] = json.loads(record.read_text())
             bar.advance(name)
+    save_paired(folder / PAIRED, _paired(inputs, results))
     loaded = {name: inputs.load(path) for name, path in models.items()}
     if recipe.evaluate.speed:
         speeds = measure_speed(loaded, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch=1, repeats=5)
@@ -80,7 +84,34 @@ def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path
         "tasks": _tasks(recipe, inputs, model),
         "disk_bytes": sum(f.stat().st_size for f in path.glob("*.safetensors")),
         "curve_loss": sum(held_out.row_nats[:curve]) / sum(held_out.row_tokens[:curve]),
+        UNITS: {"nats": held_out.row_nats, "tokens": held_out.row_tokens},
     }
+
+
+def _paired(inputs: Inputs, results: dict[str, Any]) -> Paired:
+    """What was measured row by row and question by question, taken out of `results`."""
+    rows = {name: result.pop(UNITS) for name, result in results.items()}
+    measures = {
+        "held-out loss": Measure(
+            unit="nats per token",
+            higher_is_better=False,
+            units_hash=rows_hash(inputs.held_out, inputs.num_held_out_rows),
+            values={name: row["nats"] for name, row in rows.items()},
+            counts=rows["teacher"]["tokens"],
+        )
+    }
+    answers = {
+        name: {t: r.pop(UNITS) for t, r in result["tasks"].items()} for name, result in results.items()
+    }
+    for task, scores in answers["teacher"].items():
+        for metric in scores["values"]:
+            measures[f"{task} {metric}"] = Measure(
+                unit="mean over questions",
+                higher_is_better=scores["higher_is_better"][metric],
+                units_hash=results["teacher"]["tasks"][task]["hash"],
+                values={name: found[task]["values"][metric] for name, found in answers.items()},
+            )
+    return Paired(product="distilled", baseline="teacher", measures=measures)
 
 
 def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
@@ -101,6 +132,7 @@ def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> di
             "num_questions": result.num_questions,
             "version": result.version,
             "hash": result.hash,
+            UNITS: {"values": result.scores, "higher_is_better": result.higher_is_better},
         }
         for name, result in found.items()
     }

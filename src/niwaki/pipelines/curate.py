@@ -13,6 +13,7 @@ from rich.table import Table
 from niwaki.errors import NiwakiError
 from niwaki.ground.run import is_done
 from niwaki.pipelines.open_run import begin
+from niwaki.pipelines.plan_table import show_findings
 from niwaki.pipelines.questions import BLEND, CURATE, Answer, check_section, curate_inputs, make_questions
 from niwaki.recipe.curate import CurateRecipe, Difficulty
 from niwaki.verify.prompt import THINK_BOXED
@@ -42,6 +43,7 @@ def check(recipe: CurateRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
         curate_inputs(recipe.curate, recipe.seed)
     except NiwakiError as error:
         problems.append(error)
+    show_findings((), problems)
     return problems
 
 

@@ -15,20 +15,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from niwaki.distillation.hidden import HiddenLoss
 from niwaki.ground.checkpoint import Checkpoint
-from niwaki.ground.corpus import Corpus, default_cache, find, prepare
-from niwaki.ground.model import load_model, load_tokenizer, local_folder
+from niwaki.ground.corpus import Corpus, default_cache
+from niwaki.ground.model import load_model, local_folder
 from niwaki.ground.run import input_hash
 from niwaki.ground.stream import Rows
 from niwaki.ground.streamed import load_or_stream
+from niwaki.pipelines.texts import Texts
 from niwaki.pruning.rotate import principal_basis, second_moment
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.sparsify import SparsifyRecipe
 from niwaki.sapling import TASK_FOLDER
 
-# Calibration reads the training text in an order of its own.
-_CALIBRATION_SEED = 1_000_003
 CORRECT = "0-correct"
 _EVALUATIONS = 8
-CURVE_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
@@ -75,34 +74,40 @@ class Inputs:
         return Checkpoint(self.distill_teacher_folder).fingerprint()
 
     @cached_property
+    def texts(self) -> Texts:
+        """The recipe's text in the teacher's tokens."""
+        recipe = self.recipe
+        return Texts(recipe.data, self.original_folder, recipe.seed, recipe.evaluate.num_tokens)
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer."""
-        return load_tokenizer(self.original_folder)
+        return self.texts.tokenizer
 
-    @cached_property
+    @property
     def corpus(self) -> Corpus:
         """The tokenised text, split."""
-        return prepare(self.recipe.data.source, self.tokenizer, **self._text_options)
+        return self.texts.corpus
 
     @property
     def known_corpus(self) -> Corpus | None:
         """`corpus` if it has been tokenised before, by this run or another."""
-        return find(self.recipe.data.source, self.tokenizer, **self._text_options)
+        return self.texts.known_corpus
 
-    @cached_property
+    @property
     def train(self) -> Rows:
         """Rows for distillation, in the recipe's seeded order."""
-        return self._rows(self.recipe.seed)
+        return self.texts.train
 
-    @cached_property
+    @property
     def calibration(self) -> Rows:
         """Rows for scoring: the training text in another order."""
-        return self._rows(self.recipe.seed + _CALIBRATION_SEED)
+        return self.texts.calibration
 
-    @cached_property
+    @property
     def held_out(self) -> Rows:
         """Rows for evaluation, in the order of the text."""
-        return Rows(self.corpus.held_out.ids, sequence_length=self.recipe.data.sequence_length_tokens)
+        return self.texts.held_out
 
     @cached_property
     def stream_basis(self) -> Tensor:
@@ -125,13 +130,12 @@ class Inputs:
     @property
     def num_held_out_rows(self) -> int:
         """How many of them the recipe measures on."""
-        wanted = self.recipe.evaluate.num_tokens // self.recipe.data.sequence_length_tokens
-        return max(1, min(self.held_out.num_rows, wanted))
+        return self.texts.num_held_out_rows
 
     @property
     def num_curve_rows(self) -> int:
-        """How many of them are measured along the way, for the curves: fewer, because it is often."""
-        return max(1, min(self.num_held_out_rows, CURVE_TOKENS // self.recipe.data.sequence_length_tokens))
+        """How many of them are measured along the way."""
+        return self.texts.num_curve_rows
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A model for evaluation, scoring or teaching: float32 on a processor, bfloat16 on a GPU."""
@@ -185,12 +189,7 @@ class Inputs:
                 "path": self.recipe.teacher,
                 "fingerprint": Checkpoint(self.original_folder).fingerprint(),
             },
-            "data": {
-                "source": self.recipe.data.source,
-                "fingerprint": self.corpus.fingerprint,
-                "num_train_tokens": len(self.corpus.train.ids),
-                "num_held_out_tokens": len(self.corpus.held_out.ids),
-            },
+            "data": self.texts.facts,
         }
 
     def taught_by(self) -> dict[str, Any]:
@@ -200,17 +199,8 @@ class Inputs:
             return {}
         return {"distill teacher": {"path": name, "fingerprint": self.distill_teacher_fingerprint}}
 
-    @property
-    def _text_options(self) -> dict[str, Any]:
-        names = ("held_out", "text_column", "config", "split", "max_tokens")
-        return {name: getattr(self.recipe.data, name) for name in names}
 
-    def _rows(self, seed: int) -> Rows:
-        length = self.recipe.data.sequence_length_tokens
-        return Rows(self.corpus.train.ids, sequence_length=length, seed=seed)
-
-
-def task_folder(recipe: CompressRecipe) -> Path:
+def task_folder(recipe: CompressRecipe | SparsifyRecipe) -> Path:
     """Where lm-eval looks before its own tasks: the recipe's folder, or the one that comes with niwaki."""
     return Path(recipe.evaluate.include_path) if recipe.evaluate.include_path else TASK_FOLDER
 

@@ -13,7 +13,9 @@ PIPELINES = {
     "compress": "niwaki.pipelines.compress",
     "family": "niwaki.pipelines.family",
     "curate": "niwaki.pipelines.curate",
+    "sparsify": "niwaki.pipelines.sparsify",
     "reason": "niwaki.pipelines.reason",
+    "reward": "niwaki.pipelines.reward",
 }
 
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils import logging
 
 import niwaki
 from niwaki.errors import RunError
 from niwaki.ground.run import check_inputs, is_done, write_atomically
+from niwaki.pipelines.machine import hardware, versions
 from niwaki.recipe.kinds import Recipe
 from niwaki.recipe.write import dump
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
-_PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "datasets", "lm_eval")
 
 
 def begin(
@@ -75,29 +71,8 @@ def _manifest(recipe: Recipe, facts: Mapping[str, Any]) -> dict[str, Any]:
         "niwaki": niwaki.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {n: v for n in _PACKAGES if (v := _version(n))},
-        "hardware": {
-            "cpu": _processor(),
-            "num_cpus": os.cpu_count(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        },
+        "versions": versions(),
+        "hardware": hardware(),
         "seed": recipe.seed,
         **facts,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -21,6 +21,8 @@ from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
 from niwaki.pipelines.inputs import task_folder
 from niwaki.pipelines.open_run import check_is_run
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.data import Data
+from niwaki.recipe.sparsify import SparsifyRecipe
 
 
 def preflight(
@@ -36,13 +38,13 @@ def preflight(
     `config` is the teacher's, or None when it could not be read; `distill_config` that of `distill.teacher`.
     """
     yield from check_out(out, written_bytes)
-    yield from _data(recipe)
+    yield from check_data(recipe.data)
     if config is not None:
-        yield from _tokenizer(recipe.teacher, config)
+        yield from check_tokenizer(recipe.teacher, config)
         yield from _context(recipe, config)
         if distill_config is not None:
             yield from _distill_teacher(recipe, config, distill_config)
-    yield from _tasks(recipe)
+    yield from check_tasks(recipe)
 
 
 def check_losses(
@@ -96,8 +98,9 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _data(recipe: CompressRecipe) -> Iterator[NiwakiError]:
-    source = recipe.data.source
+def check_data(data: Data) -> Iterator[NiwakiError]:
+    """Yield why the text cannot be read; of a hub dataset nothing is known."""
+    source = data.source
     path = Path(source).expanduser()
     looks_local = (
         source.endswith("/") or source.count("/") > 1 or path.suffix in (*TABLE_FORMATS, *TEXT_SUFFIXES)
@@ -107,23 +110,23 @@ def _data(recipe: CompressRecipe) -> Iterator[NiwakiError]:
     elif path.exists() or source == "stdlib":
         try:
             if not any(
-                document.text.strip()
-                for document in read_documents(source, text_column=recipe.data.text_column)
+                document.text.strip() for document in read_documents(source, text_column=data.text_column)
             ):
                 yield DataError(f"data.source {source!r} holds no text.", "Give files with text in them.")
         except NiwakiError as error:
             yield error
 
 
-def _tokenizer(teacher: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
+def check_tokenizer(model: str, config: PreTrainedConfig) -> Iterator[NiwakiError]:
+    """Yield why a model's tokenizer does not fit it."""
     try:
-        tokenizer = load_tokenizer(teacher)
+        tokenizer = load_tokenizer(model)
     except NiwakiError as error:
         yield error
         return
     if len(tokenizer) > config.vocab_size:
         yield CheckpointError(
-            f"teacher {teacher!r}: its tokenizer has {len(tokenizer)} tokens, it has {config.vocab_size}.",
+            f"model {model!r}: its tokenizer has {len(tokenizer)} tokens, it has {config.vocab_size}.",
             "Put the model's own tokenizer beside it.",
         )
 
@@ -167,7 +170,8 @@ def _context(recipe: CompressRecipe, config: PreTrainedConfig) -> Iterator[Niwak
         )
 
 
-def _tasks(recipe: CompressRecipe) -> Iterator[NiwakiError]:
+def check_tasks(recipe: CompressRecipe | SparsifyRecipe) -> Iterator[NiwakiError]:
+    """Yield which tasks of `evaluate` cannot be found."""
     if recipe.evaluate.include_path is not None and not Path(recipe.evaluate.include_path).is_dir():
         yield RecipeError(
             f"evaluate.include_path {recipe.evaluate.include_path!r} is not a folder.",

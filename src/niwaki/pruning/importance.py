@@ -58,12 +58,15 @@ def load_importance(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {}).get("niwaki", "{}"))
+            described = dict(described)
             importance = {axis: file.get_tensor(axis) for axis in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"Importance file {path} is damaged: {error}.", remedy) from error
     if described.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path} is not an importance file: its format is {described.get('format')!r}, not {_FORMAT!r}.",
             remedy,
         )
+    if not isinstance(described.get("provenance"), dict):
+        raise CheckpointError(f"Importance file {path} does not say how it was made.", remedy)
     return importance, described["provenance"]

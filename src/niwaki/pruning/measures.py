@@ -31,10 +31,10 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, RecipeError
 from niwaki.ground.axes import sum_per_unit
+from niwaki.ground.calibration import Rows, decoder_arguments, take_rows
 from niwaki.ground.family import family_of
 from niwaki.ground.head import check_head, split_head
 from niwaki.ground.progress import progress
-from niwaki.pruning.calibration import Rows, decoder_arguments, take_rows
 from niwaki.pruning.importance import unit_shape
 from niwaki.pruning.score import score
 

@@ -16,11 +16,11 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from niwaki.errors import CheckpointError, EvaluationError
+from niwaki.ground.calibration import decoder_arguments
+from niwaki.ground.experts import Listener, heard_experts
 from niwaki.ground.family import Family
-from niwaki.ground.streamed import decode
+from niwaki.ground.walk import decode
 from niwaki.pruning import aggregate
-from niwaki.pruning.calibration import decoder_arguments
-from niwaki.pruning.experts import Listener, heard_experts
 from niwaki.pruning.scores import Scores
 
 

@@ -31,7 +31,8 @@ from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.layers import layer_output
 from niwaki.ground.progress import progress
-from niwaki.ground.streamed import decode, passes_per_batch, rows_at_once
+from niwaki.ground.streamed import passes_per_batch, rows_at_once
+from niwaki.ground.walk import decode
 from niwaki.pruning.edit import Edit
 from niwaki.pruning.trim import TrimRecord, trim
 

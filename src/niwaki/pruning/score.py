@@ -23,11 +23,11 @@ from transformers import PreTrainedModel
 
 from niwaki import __version__
 from niwaki.errors import FamilyError, RecipeError, RunError
+from niwaki.ground.calibration import Rows, take_rows
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
 from niwaki.ground.streamed import passes_per_batch, rows_at_once
 from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
-from niwaki.pruning.calibration import Rows, take_rows
 from niwaki.pruning.probe import Probe
 from niwaki.pruning.scores import Scores
 

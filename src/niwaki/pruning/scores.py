@@ -131,8 +131,9 @@ class Scores:
         try:
             with safe_open(path, framework="pt") as file:
                 described = json.loads((file.metadata() or {}).get("niwaki", "{}"))
+                described = dict(described)
                 sums = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, json.JSONDecodeError) as error:
+        except (SafetensorError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"Score file {path} is damaged: {error}.", remedy) from error
         if described.get("format") != _FORMAT:
             raise CheckpointError(
@@ -140,7 +141,10 @@ class Scores:
                 remedy,
             )
         del described["format"]
-        return cls(sums=sums, **described)
+        try:
+            return cls(sums=sums, **described)
+        except TypeError as error:
+            raise CheckpointError(f"Score file {path} is damaged: {error}.", remedy) from error
 
     def _over_samples(self, key: str, batch: str, sequence: str) -> Tensor:
         if batch not in BATCH_AGGREGATIONS:

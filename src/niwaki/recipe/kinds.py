@@ -9,14 +9,16 @@ from typing import NamedTuple
 import yaml
 
 from niwaki.errors import RecipeError
-from niwaki.recipe import compress, curate, family, reason
+from niwaki.recipe import compress, curate, family, reason, reward, sparsify
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.load import nearest, parse, read_text
 from niwaki.recipe.reason import ReasonRecipe
+from niwaki.recipe.reward import RewardRecipe
+from niwaki.recipe.sparsify import SparsifyRecipe
 
-Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe
+Recipe = CompressRecipe | FamilyRecipe | CurateRecipe | ReasonRecipe | RewardRecipe | SparsifyRecipe
 
 
 class Kind(NamedTuple):
@@ -29,8 +31,10 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "compress": Kind(CompressRecipe, compress.starter),
     "family": Kind(FamilyRecipe, family.starter),
+    "sparsify": Kind(SparsifyRecipe, sparsify.starter),
     "curate": Kind(CurateRecipe, curate.starter),
     "reason": Kind(ReasonRecipe, reason.starter),
+    "reward": Kind(RewardRecipe, reward.starter),
 }
 
 
@@ -48,7 +52,7 @@ def kind_of(text: str) -> object:
     """What a recipe says it is; a compress recipe where it says nothing."""
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         content = None  # `parse` says where it is broken
     return content.get("kind", "compress") if isinstance(content, dict) else "compress"
 

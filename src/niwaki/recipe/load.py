@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args
@@ -15,6 +15,8 @@ from pydantic_core import ErrorDetails
 from niwaki.errors import RecipeError
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
+# More than any recipe has; aliases of aliases can stand for billions.
+MOST_PLACES = 10_000
 _Location = tuple[int | str, ...]
 
 
@@ -82,8 +84,18 @@ def nearest(word: str, known: list[str]) -> str | None:
 def _read_yaml(text: str, name: str) -> tuple[yaml.Node | None, Any]:
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        if _num_places(tree) > MOST_PLACES:
+            raise RecipeError(
+                f"{name}: with its aliases written out, it has more than {MOST_PLACES:,} places.",
+                "Write a recipe without such aliases.",
+            )
         _refuse_duplicates(tree, name)
         return tree, yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # of dates and numbers, and of nests and loops
+        raise RecipeError(
+            f"{name}: a value cannot be read ({type(error).__name__}: {str(error)[:200]}).",
+            "Put dates and long numbers in quotes, and nest nothing deeper than the starter recipe does.",
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
@@ -93,12 +105,29 @@ def _read_yaml(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         ) from None
 
 
+def _num_places(node: yaml.Node | None, most: int = MOST_PLACES) -> int:
+    """Values in the tree with every alias written out, counted up to `most`; a loop is a RecursionError."""
+    children: Sequence[yaml.Node] = ()
+    if isinstance(node, yaml.MappingNode):
+        children = [value for _, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    count = 1
+    for child in children:
+        if count > most:
+            break
+        count += _num_places(child, most - count)
+    return count
+
+
 def _refuse_duplicates(node: yaml.Node | None, name: str) -> None:
     """PyYAML keeps the last of two equal keys and says nothing."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{name}:{line}: a key must be a word.", "Every key is in docs/recipes.md.")
             if key.value in seen:
                 raise RecipeError(
                     f"{name}:{line}: the key '{key.value}' is given twice, first in line {seen[key.value]}.",

@@ -16,7 +16,7 @@ class Trim(Section):
     """
 
     rotate: Literal[True, False, "auto"] = Field(
-        False,
+        "auto",
         description="hidden cuts keep principal directions; unties embeddings. auto: unless they are tied",
     )
     rescale: Literal[True, False, "auto"] = Field(

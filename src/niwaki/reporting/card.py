@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,24 @@ from niwaki.reporting.page import provenance, render, sample_columns, write_atom
 from niwaki.reporting.table import TITLES, comparison
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_LOCAL_PATH = re.compile(r"~?/|\.{1,2}/")
 
 
-def write_card(run_dir: str | Path, model_dir: str | Path, *, teacher_dir: str | Path | None = None) -> Path:
+def write_card(
+    run_dir: str | Path,
+    model_dir: str | Path,
+    *,
+    teacher_dir: str | Path | None = None,
+    stated_licence: str | None = None,
+) -> Path:
     """Write `README.md` into the student's folder and return its path.
 
     A licence that the teacher's folder carries, in its card or as a file, is carried over. That folder is
-    `teacher_dir`, by default the teacher that the manifest names if it names a folder.
+    `teacher_dir`, by default the teacher that the manifest names if it names a folder. `stated_licence` is
+    what the user says the licence is, where that folder names none. Folders of this machine are shown by
+    their last part alone.
 
     Raises:
         RunError: `run_dir` is not a run directory, a file of it is damaged, or `model_dir` holds no model.
@@ -38,29 +50,34 @@ def write_card(run_dir: str | Path, model_dir: str | Path, *, teacher_dir: str |
     teacher = Path(teacher_dir or run.teacher_path or model)
     licence: dict[str, str] = {}
     if teacher.is_dir() and teacher != model:
-        licence = _licence(teacher)
+        licence = card_licence(teacher)
         _copy_licence_files(teacher, model)
+    is_stated = "license" not in licence and stated_licence is not None
+    if is_stated:
+        licence = {"license": str(stated_licence)}
     out = model / "README.md"
-    write_atomically(out, render("card.md.j2", _card_facts(run, licence)))
+    write_atomically(out, render("card.md.j2", _card_facts(run, licence) | {"is_stated": is_stated}))
     return out
 
 
 def _card_facts(run: Collected, licence: dict[str, str]) -> dict[str, Any]:
     front = {
-        "base_model": public_name(run.teacher_path) if run.teacher_path else None,
+        "base_model": run.teacher_path if run.teacher_path and is_hub_name(run.teacher_path) else None,
         **licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["niwaki", "pruning", "distillation", "minitron"],
     }
     front = {key: value for key, value in front.items() if value is not None}
-    texts = [run.recipe or "", *(text for s in run.samples for text in (s.prompt, *s.continuations.values()))]
+    recipe = None if run.recipe is None else without_local_paths(run.recipe)
+    texts = [recipe or "", *(text for s in run.samples for text in (s.prompt, *s.continuations.values()))]
     return {
         "front_matter": yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         "fence": fence(texts),
         "name": public_name(run.teacher_path) if run.teacher_path else run.name,
         "headline": words.headline(run),
         "licence": licence.get("license"),
+        "limits": _limits(run),
         "trim": run.trim,
         "distilled": run.finished["4-distill"],
         "taught_by": public_name(run.distill_teacher_path) if run.distill_teacher_path else "the whole model",
@@ -68,7 +85,7 @@ def _card_facts(run: Collected, licence: dict[str, str]) -> dict[str, Any]:
         "titles": TITLES,
         "samples": run.samples,
         "sample_columns": sample_columns(run.samples),
-        "recipe": run.recipe,
+        "recipe": recipe,
         "provenance": [
             fact
             for fact in provenance(run)
@@ -79,8 +96,52 @@ def _card_facts(run: Collected, licence: dict[str, str]) -> dict[str, Any]:
 
 def public_name(path: str) -> str:
     """The teacher's name for others: a name on the Hub as it is, of a local folder only the last part."""
-    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not Path(path).exists()
-    return path if is_hub_name and not path.startswith(".") else Path(path).resolve().name
+    return path if is_hub_name(path) else Path(path).resolve().name
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether a teacher is named as on the Hub, user/name, and is no folder here."""
+    return _HUB_NAME.fullmatch(path) is not None and not Path(path).exists()
+
+
+def without_local_paths(recipe: str) -> str:
+    """A recipe with folders of this machine by their last part: /data/me/llama becomes .../llama."""
+    try:
+        nodes = list(_scalars(yaml.compose(recipe, Loader=yaml.SafeLoader)))
+    except yaml.YAMLError:
+        return recipe
+    for node in reversed(nodes):
+        if _LOCAL_PATH.match(node.value):
+            shown = json.dumps(f".../{Path(node.value).name}", ensure_ascii=False)
+            recipe = recipe[: node.start_mark.index] + shown + recipe[node.end_mark.index :]
+    return recipe
+
+
+def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """The values in a YAML tree, in the order of the text."""
+    if isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            yield from _scalars(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item)
+    elif isinstance(node, yaml.ScalarNode):
+        yield node
+
+
+def _limits(run: Collected) -> list[str]:
+    """What a reader must know before relying on the numbers, as sentences."""
+    limits = [
+        "The model has the teacher’s flaws and biases, and those of the text it was distilled on.",
+        "It was measured on the text above and on nothing else: no safety evaluation was made.",
+    ]
+    tokens = (run.manifest.get("data") or {}).get("num_train_tokens")
+    if tokens:
+        limits.append(f"The text that it was distilled on holds {words.quantity(tokens)} tokens.")
+    student = run.results.get("distilled")
+    if student is not None and not student.tasks:
+        limits.append("No task was measured, only the loss on held-out text.")
+    return limits
 
 
 def fence(texts: list[str]) -> str:
@@ -89,9 +150,9 @@ def fence(texts: list[str]) -> str:
     return "`" * max(3, longest + 1)
 
 
-def _licence(teacher: Path) -> dict[str, str]:
-    """The licence fields of the teacher's own card, if it has them."""
-    card = teacher / "README.md"
+def card_licence(folder: Path) -> dict[str, str]:
+    """The licence fields of the card in a model's folder, if it has them."""
+    card = folder / "README.md"
     if not card.exists():
         return {}
     found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", card.read_text(encoding="utf-8"), re.DOTALL)

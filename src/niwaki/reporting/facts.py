@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Importance:
-    """Importance per axis: layer [L], ffn [L][F], group [L][KV][G], hidden [d]; not scored: empty.
+    """Importance per axis: layer [L], ffn [L, F], group [L, KV, G], hidden [d]; not scored: empty.
 
     `measure` is the recipe's `score.measure`.
     """

@@ -26,8 +26,6 @@ class ReasonRun:
     manifest: dict[str, Any]
     recipe: str | None
     finished: dict[str, bool]
-    curation: dict[str, Any] | None
-    blend: dict[str, Any] | None
     warm_up: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     rollouts: list[dict[str, Any]]
@@ -58,8 +56,6 @@ def read_run(run_dir: str | Path) -> ReasonRun:
         manifest=_json(run / "manifest.json") or {},
         recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
         finished={name: is_done(run, name) for name in STAGES},
-        curation=_json(run / "1-curate" / "curation.json"),
-        blend=_json(run / "2-blend" / "blend.json"),
         warm_up=read_metrics(run / "3-warm-up" / "metrics.jsonl"),
         steps=steps,
         rollouts=read_metrics(run / "4-rl" / "rollouts.jsonl"),

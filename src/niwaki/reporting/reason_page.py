@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.reporting import figures, words
+from niwaki.reporting.curation_page import curation_facts
 from niwaki.reporting.figures import Line
 from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
 from niwaki.reporting.reason_facts import (
@@ -19,7 +20,7 @@ from niwaki.reporting.reason_facts import (
 from niwaki.reporting.table import MISSING, Cell
 
 TITLES = {"start": "Before", "warmed": "Warmed up", "trained": "After GRPO"}
-_CURVE_POINTS = 40
+_CURVE_POINTS = 20
 _COLOURS = ("distilled", "random", "teacher", "plain", "trimmed", "corrected")
 
 
@@ -31,7 +32,9 @@ def write_reason_report(run_dir: str | Path) -> Path:
     """
     run = read_run(run_dir)
     out = Path(run_dir) / "report.html"
-    write_atomically(out, render("reason.html.j2", page_facts(run)))
+    curated = curation_facts(Path(run_dir))
+    facts = (curated or {}) | page_facts(run) | {"curated": curated is not None}
+    write_atomically(out, render("reason.html.j2", facts))
     return out
 
 
@@ -47,13 +50,9 @@ def page_facts(run: ReasonRun) -> dict[str, Any]:
         "learning": _curves(run, "right", "rollouts", "share of right rollouts", by_domain=True),
         "lengths": _curves(run, "tokens", "rollouts", "tokens of a rollout", by_domain=True),
         "signal": _signal(run),
-        "truncation": _curves(run, "truncated", "rollouts", "share of rollouts cut by the limit"),
+        "truncation": _truncation(run),
         "verdicts": reasons(run.steps, "reasons"),
         "forms": reasons(run.steps, "forms"),
-        "funnel": _funnel(run),
-        "contamination": (run.curation or {}).get("contamination"),
-        "examples": (run.curation or {}).get("dropped_examples") or {},
-        "parts": (run.blend or {}).get("parts") or [],
         "rollouts": chosen_rollouts(run.rollouts),
         "provenance": _provenance(run),
     }
@@ -89,7 +88,7 @@ def _ends(run: ReasonRun) -> tuple[str, str]:
 
 def _states(run: ReasonRun) -> list[tuple[str, str, str]]:
     anchors = {
-        "1-curate": "curation",
+        "1-curate": "funnel",
         "2-blend": "blend",
         "3-warm-up": "learning",
         "4-rl": "learning",
@@ -163,6 +162,12 @@ def _curves(run: ReasonRun, count: str, of: str, y_title: str, *, by_domain: boo
     return _chart(lines, y_title)
 
 
+def _truncation(run: ReasonRun) -> Figure | None:
+    if not any(step["truncated"] for step in run.steps):
+        return None
+    return _curves(run, "truncated", "rollouts", "share of rollouts cut by the limit")
+
+
 def _signal(run: ReasonRun) -> Figure | None:
     if len(run.steps) < 2:
         return None
@@ -189,22 +194,6 @@ def _chart(lines: list[Line], y_title: str) -> Figure:
         )
 
     return Figure(wide=draw(WIDE), narrow=draw(NARROW))
-
-
-def _funnel(run: ReasonRun) -> list[dict[str, Any]]:
-    if run.curation is None:
-        return []
-    return [
-        {
-            "name": name,
-            "aside": source["aside"],
-            "questions": source["questions"],
-            "dropped": sorted(source["dropped"].items(), key=lambda item: -item[1]),
-            "kept": sum(source["kept"].values()),
-            "templates": ", ".join(f"{count:,} {form}" for form, count in sorted(source["kept"].items())),
-        }
-        for name, source in run.curation["sources"].items()
-    ]
 
 
 def _provenance(run: ReasonRun) -> list[tuple[str, str]]:

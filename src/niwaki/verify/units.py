@@ -33,7 +33,8 @@ _PLAIN = {
 }  # fmt: skip
 _COMPOUND = {
     "mph": (("h", -1), ("mi", 1)), "kph": (("h", -1), ("km", 1)), "kmh": (("h", -1), ("km", 1)),
-    "kmph": (("h", -1), ("km", 1)), "kwh": (("h", 1), ("kW", 1)),
+    "kmph": (("h", -1), ("km", 1)),
+    "kwh": (("h", 1), ("kW", 1)),
 }  # fmt: skip
 _NOT_THINGS_TABLE = """
     times minus plus thousands millions billions trillions hundreds tens dozens scores halves quarters pairs

@@ -1,7 +1,7 @@
 """Run the fused experts of a layer one after the other, and let a listener hear each.
 
 `transformers` holds the experts of a layer in one module and may compute them all in one grouped product,
-which no hook sees into. For the time of scoring that module runs here instead, in the order and with the
+which no hook sees into. For the time of listening that module runs here instead, in the order and with the
 products of its own `eager` implementation, so that its output is the same to the bit.
 
 Shape suffixes: N tokens of a batch, K experts per token, T tokens of one expert, d hidden, F neurons.

@@ -1,0 +1,97 @@
+"""From ratings and preferences to a reward model, in order (arXiv 2410.01257 and 2406.12845).
+
+data -> regress -> prefer -> extrapolate -> features -> objectives -> calibrate -> evaluate -> report
+
+Stages that the recipe has no section for are left out. Every model in between is a stock sequence
+classifier; the product is `7-calibrate/model`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from niwaki.errors import NiwakiError
+from niwaki.ground.run import input_hash, stage
+from niwaki.pipelines.open_run import begin
+from niwaki.pipelines.reward_inputs import (
+    CALIBRATE,
+    DATA,
+    EVALUATE,
+    EXTRAPOLATE,
+    FEATURES,
+    OBJECTIVES,
+    PREFER,
+    REGRESS,
+    RewardInputs,
+    write_data,
+)
+from niwaki.pipelines.reward_judge import calibrate, judge
+from niwaki.pipelines.reward_objectives import features, learn_objectives
+from niwaki.pipelines.reward_plan import check_recipe, show_plan, show_results
+from niwaki.pipelines.reward_train import extrapolate, prefer, regress
+from niwaki.recipe.reward import RewardRecipe
+from niwaki.reporting.reward_page import write_reward_report
+
+Work = Callable[[RewardInputs, Path], None]
+STAGES: dict[str, tuple[Work, tuple[str, ...]]] = {
+    DATA: (write_data, ("data", "seed")),
+    REGRESS: (regress, ("regression", "lora")),
+    PREFER: (prefer, ("preference", "lora")),
+    EXTRAPOLATE: (extrapolate, ("expo",)),
+    FEATURES: (features, ("objectives",)),
+    OBJECTIVES: (learn_objectives, ("objectives",)),
+    CALIBRATE: (calibrate, ("export",)),
+    EVALUATE: (judge, ("evaluate",)),
+}
+_NEEDS = {
+    REGRESS: "regression",
+    PREFER: "preference",
+    EXTRAPOLATE: "expo",
+    FEATURES: "objectives",
+    OBJECTIVES: "objectives",
+}
+
+
+def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
+    """The whole line; returns what `8-evaluate/results.json` holds. A killed run goes on where it stopped."""
+    inputs = RewardInputs(recipe, out)
+    depends = stage_inputs(inputs)
+    begin(out, recipe, inputs.facts(), depends)
+    for name, values in depends.items():
+        work = STAGES[name][0]
+        stage(out, name, values, lambda folder, work=work: work(inputs, folder))  # type: ignore[misc]
+    report(out)
+    results: dict[str, Any] = json.loads((out / EVALUATE / "results.json").read_text())
+    show_results(results, out=out)
+    return results
+
+
+def check(recipe: RewardRecipe, *, out: Path, flops_per_s: float | None) -> Sequence[NiwakiError]:
+    """Read the data, count steps, and find what would stop the run; no weights are loaded."""
+    plan = check_recipe(RewardInputs(recipe, out), flops_per_s=flops_per_s)
+    show_plan(plan)
+    return plan.problems
+
+
+def report(out: Path) -> None:
+    """Write the page about the run, finished or not."""
+    write_reward_report(out)
+
+
+def stage_inputs(inputs: RewardInputs) -> dict[str, dict[str, Any]]:
+    """The stages of this recipe, and what each depends on: its sections, and the stages before."""
+    resolved = inputs.recipe.model_dump(mode="json")
+    depends: dict[str, dict[str, Any]] = {}
+    before = inputs.facts()
+    for name, (_, sections) in STAGES.items():
+        if (needed := _NEEDS.get(name)) is not None and getattr(inputs.recipe, needed) is None:
+            continue
+        values = {section: resolved[section] for section in sections}
+        depends[name] = values | {"earlier stages": input_hash(before)}
+        if name == DATA:
+            depends[name] |= inputs.facts()
+        before = depends[name]
+    return depends

@@ -1,0 +1,213 @@
+"""What every stage of a reward run starts from: its data on disk, its models, its tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from niwaki.errors import RecipeError
+from niwaki.ground.chat import Chat, pad_apart
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.model import load_tokenizer, local_folder
+from niwaki.ground.run import write_atomically
+from niwaki.ground.text import source_fingerprint
+from niwaki.recipe.reward import STDLIB, RewardRecipe, RewardSource
+from niwaki.reward.data import Collected, Source, collect_pairs, collect_ratings
+from niwaki.reward.forms import Skipped
+from niwaki.reward.records import Pair, Rating
+from niwaki.reward.tokens import PairTokens, RatingTokens, encode_pairs, encode_ratings
+from niwaki.sapling import answers
+
+DATA, REGRESS, PREFER, EXTRAPOLATE = "1-data", "2-regress", "3-prefer", "4-extrapolate"
+FEATURES, OBJECTIVES, CALIBRATE, EVALUATE = "5-features", "6-objectives", "7-calibrate", "8-evaluate"
+SIDES = ("train", "validation", "test")
+_STDLIB_PAIRS = 600
+
+
+@dataclass(frozen=True)
+class RewardInputs:
+    """Opened when first asked for."""
+
+    recipe: RewardRecipe
+    out: Path
+
+    @cached_property
+    def backbone(self) -> Path:
+        """The folder of the recipe's backbone; a hub name is downloaded."""
+        return local_folder(self.recipe.backbone)
+
+    @cached_property
+    def template(self) -> str | None:
+        """The recipe's chat template; None for the model's own.
+
+        Raises:
+            RecipeError: the file cannot be read.
+        """
+        name = self.recipe.chat_template
+        if name is None:
+            return None
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(
+                f"chat_template {name!r} cannot be read: {error.strerror}.", "Give a Jinja file."
+            ) from None
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The backbone's tokenizer and template."""
+        tokenizer = load_tokenizer(self.backbone)
+        pad_apart(tokenizer, len(tokenizer))
+        return Chat(tokenizer, self.template)
+
+    def sources(self, sections: Sequence[RewardSource], kind: str) -> list[Source]:
+        """The recipe's sources; stdlib's are made, once a run."""
+        found = []
+        for section in sections:
+            given = section.model_dump()
+            if section.source == STDLIB:
+                given |= {"source": str(self._stdlib(kind, section.max_rows)), "max_rows": None}
+                given["name"] = section.name or STDLIB
+            found.append(Source(**given))
+        return found
+
+    def collect(self) -> tuple[Collected[Pair], Collected[Rating]]:
+        """Read every source. Raises DataError naming the row."""
+        data = self.recipe.data
+        pairs = collect_pairs(self.sources(data.pairs, "pairs"), ties=data.ties)
+        ratings: Collected[Rating] = Collected()
+        if data.ratings:
+            ratings = collect_ratings(self.sources(data.ratings, "ratings"))
+        return pairs, ratings
+
+    def pairs(self, side: str) -> list[Pair]:
+        """The pairs of a side, as stage 1 wrote them; "more" are those of `data.test_pairs`."""
+        return [Pair(**_prompt(row)) for row in _read(self.out / DATA / f"pairs-{side}.jsonl")]
+
+    def ratings(self, side: str) -> list[Rating]:
+        """The rated answers of a side."""
+        return [Rating(**_prompt(row)) for row in _read(self.out / DATA / f"ratings-{side}.jsonl")]
+
+    def pair_tokens(self, chat: Chat, side: str) -> PairTokens:
+        """Their tokens."""
+        tokens, _ = encode_pairs(chat, self.pairs(side), max_tokens=self.recipe.data.max_tokens, label=side)
+        return tokens
+
+    def rating_tokens(self, chat: Chat, side: str, objectives: Sequence[str]) -> RatingTokens:
+        """Their tokens, with labels in the order of `objectives`."""
+        tokens, _ = encode_ratings(
+            chat, self.ratings(side), objectives, max_tokens=self.recipe.data.max_tokens, label=side
+        )
+        return tokens
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What stage 1 counted."""
+        found: dict[str, Any] = json.loads((self.out / DATA / "data.json").read_text())
+        return found
+
+    @property
+    def trained(self) -> Path:
+        """The newest model of the stages before the objectives; the backbone when nothing was trained."""
+        for name, section in (
+            (EXTRAPOLATE, self.recipe.expo),
+            (PREFER, self.recipe.preference),
+            (REGRESS, self.recipe.regression),
+        ):
+            if section is not None:
+                return self.out / name / "model"
+        return self.backbone
+
+    @property
+    def product(self) -> Path:
+        """The model that is calibrated."""
+        return self.out / OBJECTIVES / "model" if self.recipe.objectives is not None else self.trained
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the inputs."""
+        data = self.recipe.data
+        return {
+            "backbone": {
+                "path": self.recipe.backbone,
+                "fingerprint": Checkpoint(self.backbone).fingerprint(),
+                "template": self.template,
+            },
+            "data": {
+                f"{kind} {s.name or s.source}": source_fingerprint(s.source, config=s.config, split=s.split)
+                for kind, section in (
+                    ("pairs", data.pairs),
+                    ("ratings", data.ratings),
+                    ("test", data.test_pairs),
+                )
+                for s in section
+            },
+        }
+
+    def _stdlib(self, kind: str, max_rows: int | None) -> Path:
+        folder = self.out / DATA
+        folder.mkdir(parents=True, exist_ok=True)
+        pairs, ratings = answers.write(folder, num_pairs=max_rows or _STDLIB_PAIRS, seed=self.recipe.seed)
+        return pairs if kind == "pairs" else ratings
+
+
+def write_data(inputs: RewardInputs, folder: Path) -> None:
+    """Stage 1: read, split by prompt, leave out what is too long, and count."""
+    recipe, chat = inputs.recipe, inputs.chat
+    pairs, ratings = inputs.collect()
+    shares = {"test": recipe.data.test, "validation": recipe.data.validation}
+    skipped = [*pairs.skipped, *ratings.skipped]
+    counts: dict[str, Any] = {"pairs": {}, "ratings": {}}
+    sides = pairs.sides(**shares)
+    if recipe.data.test_pairs:
+        more = collect_pairs(inputs.sources(recipe.data.test_pairs, "pairs"), ties=recipe.data.ties)
+        skipped += more.skipped
+        sides["more"] = more.records
+    for side, records in sides.items():
+        tokens, long = encode_pairs(chat, records, max_tokens=recipe.data.max_tokens, label=f"{side} pairs")
+        skipped += long
+        counts["pairs"][side] = len(tokens)
+        _write(folder / f"pairs-{side}.jsonl", (asdict(pair) for pair in tokens.pairs))
+    for side, rated in (ratings.sides(**shares) if ratings.records else {}).items():
+        kept, long = encode_ratings(
+            chat, rated, (), max_tokens=recipe.data.max_tokens, label=f"{side} ratings"
+        )
+        skipped += long
+        counts["ratings"][side] = len(kept)
+        _write(folder / f"ratings-{side}.jsonl", (asdict(rating) for rating in kept.ratings))
+    _write(folder / "skipped.jsonl", (asdict(row) for row in skipped))
+    summary = {
+        "pairs": pairs.summary(),
+        "ratings": ratings.summary(),
+        "counts": counts,
+        "scales": ratings.scales,
+        "skipped": _reasons(skipped),
+        "warnings": [*pairs.warnings, *ratings.warnings, *chat.problems()],
+        "template": chat.tokenizer.chat_template,
+        "plain_template": chat.is_plain,
+    }
+    write_atomically(folder / "data.json", json.dumps(summary, indent=1))
+
+
+def _reasons(skipped: Sequence[Skipped]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in skipped:
+        found[row.reason] = found.get(row.reason, 0) + 1
+    return found
+
+
+def _prompt(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"prompt": tuple(row["prompt"])}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

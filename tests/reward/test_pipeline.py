@@ -1,0 +1,277 @@
+"""The whole line on a tiny model: every section, resumed, with the verbs that use what it made."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from niwaki.cli import app
+from niwaki.errors import DataError, RecipeError
+from niwaki.ground.chat import Chat
+from niwaki.pipelines import reward as pipeline
+from niwaki.recipe.load import build
+from niwaki.recipe.reward import RewardRecipe, starter
+from niwaki.reward.features import Features, cache_pairs, load_extractor, read_published
+from niwaki.reward.justifier import (
+    JustificationRows,
+    justification,
+    justifier_loss,
+    prefer_first,
+    question,
+    statement,
+)
+from niwaki.reward.scorer import load_scorer
+from niwaki.reward.tokens import encode_pairs
+
+from .conftest import write_rows
+
+WORDS = ("pine", "maple", "juniper", "yew")
+
+
+def data(tmp_path):
+    """Pairs and ratings whose better answers name a tree."""
+    pairs, rated = [], []
+    for i in range(120):
+        ask, good, bad = (
+            f"Name {WORDS[i % 4]} {i}.",
+            f"{WORDS[i % 4]} tree " * (1 + i % 3),
+            "stone " * (1 + i % 4),
+        )
+        pairs.append({"prompt": ask, "chosen": good, "rejected": bad, "strength": 1 + i % 3})
+        for answer, value in ((good, 4), (bad, 1)):
+            rated.append({"prompt": ask, "response": answer, "helpfulness": value, "style": (i + value) % 5})
+    return write_rows(tmp_path / "pairs.jsonl", pairs), write_rows(tmp_path / "ratings.jsonl", rated)
+
+
+def recipe_of(backbone, tmp_path, **changes):
+    pairs, rated = data(tmp_path)
+    training = {
+        "learning_rate": 1e-3,
+        "batch_rows": 16,
+        "micro_rows": 8,
+        "warmup_steps": 1,
+        "precision": "float32",
+    }
+    content = {
+        "kind": "reward",
+        "backbone": str(backbone),
+        "data": {
+            "pairs": [{"source": str(pairs)}],
+            "ratings": [{"source": str(rated), "scale": [0, 4]}],
+            "validation": 0.2,
+            "test": 0.2,
+            "max_tokens": 128,
+        },
+        "regression": training,
+        "preference": training,
+        "expo": {"grid": [1, 1.5]},
+        "objectives": {"ensemble": 3, "gate": {"width": 8, "steps": 10, "batch_rows": 32}},
+        "export": {"forms": ["heads", "gated"]},
+    }
+    return build(content | changes, RewardRecipe, name="test")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One run of everything."""
+    from tests.conftest import make_tiny_model
+
+    from .test_gate import generator  # noqa: F401
+
+    folder = tmp_path_factory.mktemp("reward")
+    make_tiny_model().save_pretrained(folder / "backbone")
+    return folder
+
+
+def test_the_line_end_to_end(run, tokenizer, capsys):
+    tokenizer.save_pretrained(run / "backbone")
+    recipe = recipe_of(run / "backbone", run)
+    assert pipeline.check(recipe, out=run / "out", flops_per_s=1e9) == []
+    results = pipeline.run(recipe, out=run / "out")
+    judged = results["sets"]["test"]
+    assert judged["final"] == "objectives"
+    assert judged["models"]["objectives"]["accuracy"]["mean"] > 0.9
+    assert judged["models"]["preference"]["accuracy"]["mean"] > 0.9
+    assert set(judged["models"]) >= {"regression", "ExPO", "objectives, prompt gate", "longer answer", "coin"}
+    counts = json.loads((run / "out" / "1-data" / "data.json").read_text())["counts"]
+    assert sum(counts["pairs"].values()) == 120
+    groups = [
+        {json.loads(line)["prompt"][0]["content"] for line in file.read_text().splitlines()}
+        for side in ("train", "validation", "test")
+        for file in [run / "out" / "1-data" / f"{kind}-{side}.jsonl" for kind in ("pairs",)]
+    ]
+    assert len(groups[0] | groups[1] | groups[2]) == sum(map(len, groups))
+    record = json.loads((run / "out" / "6-objectives" / "objectives.json").read_text())
+    assert np.abs([c for c in record["debiasing"]["reference_after"][0] if c is not None]).max() <= 0.03
+    page = (run / "out" / "report.html").read_text()
+    assert "Errors worth reading" in page or judged["errors"] == []
+    assert "Objectives" in page
+    assert "Calibration" in page
+    # Nothing is done twice.
+    before = (run / "out" / "2-regress" / "DONE").stat().st_mtime_ns
+    pipeline.run(recipe, out=run / "out")
+    assert (run / "out" / "2-regress" / "DONE").stat().st_mtime_ns == before
+    capsys.readouterr()
+
+    verbs = CliRunner()
+    model = str(run / "out" / "7-calibrate" / "model")
+    assert verbs.invoke(app, ["lint", model]).output == "No known fault.\n"
+    assert verbs.invoke(app, ["lint", str(run / "backbone")]).exit_code == 1
+    asked = write_rows(
+        run / "asked.jsonl", [{"prompt": "Name pine 7.", "response": "pine tree", "other": "stone"}]
+    )
+    explained = verbs.invoke(app, ["reward", "explain", model, str(asked), "--json"])
+    row = json.loads(explained.stdout.splitlines()[-1])
+    first = row["explanations"][0]
+    assert sum(o["part"] for o in first["objectives"]) == pytest.approx(first["score"])
+    assert row["difference"]["score"] == pytest.approx(first["score"] - row["explanations"][1]["score"])
+    assert "helpfulness" in verbs.invoke(app, ["reward", "explain", model, str(asked)]).output
+    gated = verbs.invoke(app, ["reward", "score", model, str(asked), "--prompt-gate"])
+    assert json.loads(gated.stdout.splitlines()[-1])["score"] == pytest.approx(first["score"], rel=1e-4)
+    many = write_rows(
+        run / "many.jsonl", [{"prompt": "Name pine 7.", "responses": ["stone", "pine tree pine"]}]
+    )
+    ranked = json.loads(verbs.invoke(app, ["reward", "rank", model, str(many)]).stdout.splitlines()[-1])
+    assert ranked["responses"] == ["pine tree pine", "stone"]
+    assert ranked["scores"] == sorted(ranked["scores"], reverse=True)
+    bad = write_rows(run / "bad.jsonl", [{"prompt": "Name pine 7."}])
+    assert "bad.jsonl:1: lacks 'response'" in verbs.invoke(app, ["reward", "score", model, str(bad)]).output
+
+    from niwaki.reward.model import load_reward_model, score_conversations
+
+    scorer = load_scorer(model)
+    heads = load_reward_model(run / "out" / "6-objectives" / "heads")
+    talk = [scorer.conversation("Name yew 3.", a) for a in ("yew tree", "stone")]
+    objectives = scorer.objectives
+    states, _ = scorer.states(talk)
+    found = score_conversations(heads, talk)
+    assert found == pytest.approx(objectives.rewards(states) @ objectives.transform, abs=1e-4)
+    assert score_conversations(scorer.scorable, talk)[:, 0] == pytest.approx(
+        objectives.score(states), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        (
+            {"regression": None, "preference": None, "objectives": None, "expo": None, "export": {}},
+            "nothing is trained",
+        ),
+        ({"regression": None}, "expo steps from regression"),
+        ({"data": {"pairs": [{"source": "a"}]}}, "needs ratings"),
+        ({"data": {"ratings": [{"source": "a"}]}}, "needs pairs"),
+        ({"preference": {"batch_rows": 10, "micro_rows": 4}}, "no multiple"),
+        ({"objectives": {"gate": {"kind": "fixed"}}}, "gated needs"),
+    ],
+)
+def test_recipes_that_cannot_work_are_refused(backbone, tmp_path, changes, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        recipe_of(backbone, tmp_path, **changes)
+
+
+def test_problems_are_found_before_anything_runs(backbone, tmp_path, capsys):
+    recipe = recipe_of(backbone, tmp_path, objectives={"names": ["safety"]}, export={})
+    (problem,) = pipeline.check(recipe, out=tmp_path / "out", flops_per_s=1e9)
+    assert "objective 'safety' has no labels" in str(problem)
+    large = recipe_of(backbone, tmp_path, preference={"batch_rows": 512})
+    assert "do not fill one batch of 512" in str(
+        pipeline.check(large, out=tmp_path / "o", flops_per_s=1e9)[0]
+    )
+    assert not (tmp_path / "out").exists()
+    assert starter().backbone == "sapling"
+
+
+def test_features_resume_and_refuse_other_rows(backbone, pairs, tmp_path):
+    extractor = load_extractor(backbone)
+    tokens, _ = encode_pairs(extractor.chat, pairs, max_tokens=128)
+    first = cache_pairs(extractor, tokens, tmp_path / "cache", shard_rows=10)
+    whole = first.read("states")
+    assert first.meta["rows"] == [p.row for p in pairs]
+    (tmp_path / "cache" / "features-00002.safetensors").unlink()
+    again = cache_pairs(extractor, tokens, tmp_path / "cache", shard_rows=10)
+    assert np.array_equal(again.read("states"), whole)
+    fewer, _ = encode_pairs(extractor.chat, pairs[:20], max_tokens=128)
+    with pytest.raises(DataError, match="other rows or another model"):
+        cache_pairs(extractor, fewer, tmp_path / "cache", shard_rows=10)
+    with pytest.raises(DataError, match="no feature cache"):
+        Features(tmp_path)
+
+
+def test_states_do_not_depend_on_the_batch_and_prompts_are_shared(backbone, pairs):
+    from niwaki.reward.features import states
+
+    extractor = load_extractor(backbone)
+    tokens, _ = encode_pairs(extractor.chat, pairs[:6], max_tokens=128)
+    together, ends = states(extractor, tokens.chosen)
+    for i, conversation in enumerate(tokens.chosen):
+        alone, _ = states(extractor, [conversation])
+        assert alone[0].numpy() == pytest.approx(together[i].numpy(), abs=1e-5)
+    _, other_ends = states(extractor, tokens.rejected)
+    assert ends.numpy() == pytest.approx(other_ends.numpy(), abs=1e-5)
+
+
+def test_an_encoder_gives_means(tmp_path, tokenizer, pairs):
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    extractor = load_extractor(tmp_path / "bert")
+    assert extractor.pooling == "mean"
+    tokens, _ = encode_pairs(extractor.chat, pairs[:4], max_tokens=128)
+    from niwaki.reward.features import states
+
+    together, _ = states(extractor, tokens.chosen)
+    alone, _ = states(extractor, tokens.chosen[1:2])
+    assert alone[0].numpy() == pytest.approx(together[1].numpy(), abs=1e-5)
+
+
+def test_the_published_layout_is_read(tmp_path):
+    from safetensors.numpy import save_file
+
+    prompts = np.ones((3, 2, 4), np.float32)
+    save_file({"embeddings": np.zeros((3, 2, 4), np.float32), "prompt_embeddings": prompts}, tmp_path / "a")
+    assert read_published(tmp_path / "a")["prompts"].shape == (3, 4)
+    prompts[1, 0] = 5
+    save_file({"embeddings": np.zeros((3, 2, 4), np.float32), "prompt_embeddings": prompts}, tmp_path / "a")
+    with pytest.raises(DataError, match="pair 1 has two different"):
+        read_published(tmp_path / "a")
+
+
+def test_the_justifier_learns_its_targets_and_swapping_flips_the_sign(tiny_model, tokenizer, tmp_path):
+    from niwaki.ground.loop import fit
+
+    assert question("p", "a", "b").endswith("Between @Response 1 and @Response 2, which is better?")
+    assert statement(-2) == "@Response 1 is better than @Response 2."
+    assert statement(3) == "@Response 2 is much better than @Response 1."
+    chat = Chat(tokenizer)
+    examples = [
+        justification(f"r{i}", "Tree?", *order, elaboration="", strength=strength)
+        for i, (order, strength) in enumerate([(("pine", "stone"), -2), (("stone", "pine"), 2)] * 4)
+    ]
+    rows = JustificationRows(chat, examples, max_tokens=256, pad_id=0, seed=0)
+    batch = rows.take(0, 4)
+    shown = [batch["targets"][i][batch["mask"][i]].tolist() for i in range(4)]
+    assert all("Response" in tokenizer.decode(ids) and "Tree" not in tokenizer.decode(ids) for ids in shown)
+    fit(
+        tiny_model,
+        rows,
+        justifier_loss,
+        out=tmp_path,
+        num_steps=40,
+        batch_rows=4,
+        micro_rows=4,
+        learning_rate=1e-2,
+    )
+    forward, backward = prefer_first(
+        tiny_model.eval(), chat, [("Tree?", "pine", "stone"), ("Tree?", "stone", "pine")]
+    )
+    assert forward == pytest.approx(-backward, abs=1e-5)
+    with pytest.raises(DataError, match="r0: "):
+        JustificationRows(chat, examples, max_tokens=20, pad_id=0, seed=0)
