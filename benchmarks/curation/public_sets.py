@@ -3,8 +3,8 @@
     python benchmarks/curation/public_sets.py --data FOLDER --out results.json
 
 FOLDER holds reason_gsm8k/{train,test}.jsonl, reason_math/{math_train_7474,math500}.json,
-reason_svamp/SVAMP.json, reason_aqua/{dev,test}.jsonl and reason_mmlu/{dev,test}/*.csv. One more source holds 400
-items of the four benchmarks, in capitals, inside other text, or with shuffled options.
+reason_svamp/SVAMP.json, reason_aqua/{dev,test}.jsonl and reason_mmlu/{dev,test}/*.csv. One more source holds
+400 items of the four benchmarks, in capitals, inside other text, or with shuffled options.
 """
 
 import argparse
