@@ -22,12 +22,15 @@ from niwaki.recipe.load import build
 Sizes = Mapping[str, int]
 Method = Callable[[Toy, Sizes, Path], float]
 
+# Nothing is done to the weights around the cut.
+ALONE = {"rotate": False, "rescale": False, "repair": False}
 # Name of a row -> sections of the recipe that differ from the defaults.
 NIWAKI: dict[str, dict[str, Any]] = {
     "niwaki": {},
-    "niwaki taylor": {"score": {"measure": "taylor"}},
-    "magnitude": {"score": {"measure": "magnitude"}},
-    "random": {"score": {"measure": "random"}},
+    "niwaki cut alone": {"trim": ALONE},
+    "taylor cut alone": {"score": {"measure": "taylor"}, "trim": ALONE},
+    "magnitude": {"score": {"measure": "magnitude"}, "trim": ALONE},
+    "random": {"score": {"measure": "random"}, "trim": ALONE},
 }
 
 

@@ -229,7 +229,7 @@ def test_env_says_what_a_bug_report_needs_and_no_secret(call, monkeypatch):
 
 
 def test_every_verb_that_prints_a_result_takes_json():
-    """Stages write files and print nothing; `new` names the next command; `reward` and `mask` have verbs of their own."""
+    """Stages write files and print nothing; `new` names a command; `reward` and `mask` have verbs below."""
     silent = {"new", "correct", "score", "choose", "trim", "distill", "warm-up", "rl", "reward", "mask"}
     takes = {name: any("--json" in p.opts for p in v.params) for name, v in get_command(app).commands.items()}
     assert {name for name, does in takes.items() if not does} == silent
