@@ -192,6 +192,8 @@ def spread(own: Mapping[int, Questions], measure: Measure) -> str:
 
 
 def signed(found: Difference) -> str:
+    if found.high == float("inf"):
+        return f"{found.mean:+.1f} (one seed)"
     return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
 
 

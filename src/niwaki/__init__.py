@@ -23,7 +23,9 @@ _HOMES = {
     "run_tasks": "niwaki.evaluation.harness",
     "score": "niwaki.pruning.score",
     "select": "niwaki.pruning.select",
+    "train_rl": "niwaki.rl.train",
     "trim": "niwaki.pruning.trim",
+    "warm_up": "niwaki.rl.warmup",
     "write_report": "niwaki.reporting.page",
 }
 
@@ -41,7 +43,9 @@ __all__ = [
     "run_tasks",
     "score",
     "select",
+    "train_rl",
     "trim",
+    "warm_up",
     "write_report",
 ]
 

@@ -12,6 +12,7 @@ numbers of a step, depend on the number of the step alone, and the learning rate
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,12 +217,11 @@ def _go(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
 
 def _divided(rollouts: int, micro_rollouts: int) -> dict[str, int]:
     """TRL's names for a step of `rollouts` over all processes, `micro_rollouts` at a time."""
-    from accelerate import PartialState
-
-    share = micro_rollouts * PartialState().num_processes
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))  # nothing is launched before TRL's settings are
+    share = micro_rollouts * num_processes
     if rollouts % share:
         raise TrainingError(
-            f"{rollouts} rollouts a step do not divide into {PartialState().num_processes} process(es) x "
+            f"{rollouts} rollouts a step do not divide into {num_processes} process(es) x "
             f"micro_rollouts {micro_rollouts}.",
             f"Choose prompts_per_step and num_generations whose product is a multiple of {share}.",
         )
