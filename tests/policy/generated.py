@@ -11,6 +11,7 @@ from typer.main import get_command
 from niwaki.cli import app
 from niwaki.ground.family import FAMILIES
 from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
 from niwaki.recipe.reason import ReasonRecipe
 from niwaki.recipe.reward import RewardRecipe
@@ -56,6 +57,11 @@ def family_keys() -> str:
     """A family recipe with every default and what each key means."""
     smallest = {"kind": "family", "teacher": "MODEL", "members": [{"to": "50%"}]}
     return f"```yaml\n{commented(FamilyRecipe.model_validate(smallest))}```\n"
+
+
+def curate_keys() -> str:
+    """A curate recipe with every default and what each key means."""
+    return f"```yaml\n{commented(CurateRecipe(kind='curate'))}```\n"
 
 
 def reason_keys() -> str:
@@ -111,6 +117,7 @@ def fill(text: str) -> str:
         "cli_help": cli_help,
         "recipe_keys": recipe_keys,
         "family_keys": family_keys,
+        "curate_keys": curate_keys,
         "sparsify_keys": sparsify_keys,
         "reason_keys": reason_keys,
         "reward_keys": reward_keys,
