@@ -11,7 +11,7 @@ export MALLOC_MMAP_THRESHOLD_ := 8000000000
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo demo-reason test test-slow lint sapling clean
+.PHONY: docs demo demo-reason test test-slow lint sapling clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/niwaki run recipes/demo.yaml
@@ -24,6 +24,10 @@ test: $(VENV)/.ready lint
 
 test-slow: $(VENV)/.ready
 	$(RUN) -m pytest -m slow
+
+# The documentation site, into build/site; a warning is an error.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
@@ -38,7 +42,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "niwaki needs Python 3.11 or newer"'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[eval,reason,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[eval,reason,dev,docs]'
 	touch $@
 
 clean:

@@ -31,10 +31,13 @@ _ERRORS = "errors"
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages of the rooms that there are where the navigation says REFERENCE."""
+    """Put the pages of results, and of the rooms, where the navigation says RESULTS and REFERENCE."""
+    results = [f"results/{path.name}" for path in sorted((ROOT / "docs" / "results").glob("*.md"))]
     pages = [{"niwaki": "reference/niwaki.md"}]
     pages += [{room: f"reference/{room}.md"} for room in [*_rooms(), _ERRORS]]
     for section in config["nav"]:
+        if section.get("Results") == "RESULTS":
+            section["Results"] = [*results, {"Log of experiments": "experiments.md"}]
         for entries in section.values():
             for entry in entries if isinstance(entries, list) else []:
                 if entry.get("Python") == "REFERENCE":

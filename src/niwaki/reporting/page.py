@@ -54,17 +54,22 @@ def write_atomically(out: Path, content: str) -> None:
 
 def render(template: str, facts: dict[str, Any]) -> str:
     """Fill a template; in HTML every value is escaped."""
-    environment = Environment(
+    return environment().get_template(template).render(facts)
+
+
+def environment() -> Environment:
+    """The templates and the filters that they use; values in `*.html.j2` are escaped."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         quantity=words.quantity, shape=words.shape, title=TITLES.__getitem__, cell=markdown_text
     )
-    return environment.get_template(template).render(facts)
+    return made
 
 
 def markdown_text(value: str) -> str:
