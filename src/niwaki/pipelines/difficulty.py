@@ -13,16 +13,13 @@ from niwaki.verify.question import Question
 
 
 def asker(section: Difficulty, *, prompt: str) -> Answer:
-    """A function that writes n completions to each question with the model of the section.
+    """A function that writes n completions to each question, by a seed, with the model of the section.
 
     A completion that the limit on its length cuts off is empty: what it holds is no answer.
     """
     model, tokenizer = load_model(section.model), load_tokenizer(section.model)
-    turn = 0
 
-    def answer(questions: Sequence[Question], number: int) -> list[list[str]]:
-        nonlocal turn
-        turn += 1
+    def answer(questions: Sequence[Question], number: int, seed: int) -> list[list[str]]:
         samples = sample(
             model,
             tokenizer,
@@ -30,7 +27,7 @@ def asker(section: Difficulty, *, prompt: str) -> Answer:
             num_samples=number,
             temperature=section.temperature,
             max_new_tokens=section.max_tokens,
-            seed=turn,
+            seed=seed,
             shown=False,
         )
         return [[s.text if s.ended else "" for s in own] for own in samples]

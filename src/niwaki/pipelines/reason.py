@@ -64,7 +64,11 @@ def curate_stage(recipe: ReasonRecipe, out: Path) -> Curated:
     """Sources to the training file and the benchmarks: stages 1 and 2."""
     _begin(recipe, out)
     return make_questions(
-        recipe.curate, out, seed=recipe.seed, answer=lambda section: asker(section, prompt=recipe.prompt)
+        recipe.curate,
+        out,
+        seed=recipe.seed,
+        prompt=recipe.prompt,
+        answer=lambda section: asker(section, prompt=recipe.prompt),
     )
 
 
