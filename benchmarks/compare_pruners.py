@@ -30,14 +30,16 @@ SETTINGS: dict[str, dict[str, int]] = {
     "hidden": {"hidden": 128},
     "mlp": {"ffn": 344},
     "depth": {"layer": 5},
+    "half by layers": {"layer": 4, "ffn": 173},
 }
-OPTIPFAIR_HALF = {"layer": 4, "ffn": 173}
+OPTIPFAIR_HALF = SETTINGS["half by layers"]
 _OURS = ("niwaki", "niwaki cut alone", "taylor cut alone", "magnitude", "random")
 ROWS = [
     *[("half", name) for name in (*_OURS, "torch-pruning magnitude", "torch-pruning taylor", "optipfair")],
     *[("hidden", name) for name in _OURS],
     *[("mlp", name) for name in (*_OURS, "optipfair", "optipfair weights only")],
     *[("depth", name) for name in ("niwaki", "niwaki cut alone", "random", "optipfair")],
+    *[("half by layers", name) for name in ("niwaki", "niwaki cut alone", "optipfair")],
 ]
 # The rows that are trained too, on the same tokens: by distillation, and by fine-tuning on the text alone.
 TRAINED = [(name, way) for setting, name in ROWS if setting == "half" for way in ("distil", "fine-tune")]

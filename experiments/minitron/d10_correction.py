@@ -23,6 +23,7 @@ from niwaki.ground.loop import fit
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.stream import Rows
 
+TEACHER_LEARNING_RATE = LEARNING_RATE / 5
 WIKITEXT = Path("data/text_wikitext2")
 
 
@@ -57,7 +58,7 @@ class Elsewhere(Bench):
             num_steps=num_steps,
             batch_rows=BATCH_ROWS,
             micro_rows=BATCH_ROWS,
-            learning_rate=LEARNING_RATE / 5,
+            learning_rate=TEACHER_LEARNING_RATE,
             warmup_steps=num_steps // 20,
             seed=seed,
             label=f"{self.teacher.name}: correction, seed {seed}",
@@ -83,14 +84,27 @@ def main() -> None:
         for seed in SEEDS
     ]
     corrected = [bench.measure(bench.corrected(seed)) for seed in SEEDS]
-    arms = {"uncorrected": run(bench, plain), "corrected before": before}
+    alongside = Arm(
+        "wikitext-wide-kl-alongside",
+        cut_as_it_was,
+        {"learn": "kl alongside", "teacher_learning_rate": TEACHER_LEARNING_RATE},
+    )
+    arms = {
+        "uncorrected": run(bench, plain),
+        "corrected before": before,
+        "corrected alongside": run(bench, alongside),
+    }
     conclude(
         bench,
         "d10",
         "a teacher corrected on the distillation data gives a student of lower loss",
         "the student's LM loss falls by more than 6 % (Figure 4 of 2408.11796)",
         arms,
-        [Comparison("corrected before", "uncorrected")],
+        [
+            Comparison("corrected before", "uncorrected"),
+            Comparison("corrected alongside", "uncorrected"),
+            Comparison("corrected before", "corrected alongside"),
+        ],
         corrected_teacher=[round(mean(rows), 4) for rows in corrected],
     )
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from statistics_of_arms import Comparison, compare
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from niwaki.distillation.correction import distill_and_correct
 from niwaki.distillation.train import distill, next_token_loss
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.corpus import Corpus, prepare
@@ -75,7 +77,7 @@ TEACHERS = {
         model="data/novels/model",
         data="data/text_novels100/train",
         held_out=0.06,
-        train_tokens=96_000,
+        train_tokens=48_000,
         wide={"hidden": 96, "ffn": 208},  # 1,360,224 parameters of 2,477,184
         deep={"layer": 6},  # 1,369,728
     ),
@@ -179,7 +181,8 @@ def run_arm(
     Args:
         arm: a name that says all that `make` and the rest do: results are found by it.
         tokens: to train on; the teacher's `train_tokens` when None.
-        learn: "kl" from the teacher (with `options` of `distill`), "text" for the LM loss alone, "nothing".
+        learn: "kl" from the teacher (with `options` of `distill`), "kl alongside" from a teacher that learns
+            the text in the same steps, "text" for the LM loss alone, "nothing".
         rows, teacher: instead of the bench's own.
         learning_rate: the peak; a tenth of it at the end.
         save: keep the student in the arm's folder.
@@ -225,6 +228,8 @@ def run_arm(
         rows = bench.rows(seed) if rows is None else rows
         if learn == "text":
             fit(student, rows, next_token_loss, **settings)
+        elif learn == "kl alongside":
+            distill_and_correct(student, deepcopy(bench.model), rows, **settings, **options)
         else:
             distill(student, teacher or bench.model, rows, **settings, **options)
         result["after"] = bench.measure(student)

@@ -35,6 +35,7 @@ DIRECTIONS = {
     "d8": "When the ranking settles",
     "d9": "One block or scattered layers",
     "d10": "Correcting the teacher",
+    "d11": "Around the cut, after distillation",
 }
 
 
@@ -197,7 +198,7 @@ def headline() -> Iterator[str]:
         else:
             said = (
                 f"not reached at **{found['above']:g} times** the student's tokens, the most that was run; "
-                f"the line through the last two points meets it at {found['extrapolated']:g} times, "
+                f"the line through the last two points meets it at about {found['extrapolated']:.0f} times, "
                 "an extrapolation"
             )
         yield (

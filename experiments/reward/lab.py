@@ -1,6 +1,6 @@
 """States of frozen `sapling` for a pool of answers of the offline bench, made once.
 
-    python experiments/reward/lab.py          # about three minutes of one core; the others need it
+    python experiments/reward/lab.py          # about two minutes of one core; the others need it
 
 Raters are simulated anew for every seed on a part of the pool, so seeds differ in data, noise and order; the
 states of the answers do not depend on any of these.
@@ -20,8 +20,8 @@ from niwaki.reward.records import Rating
 from niwaki.reward.tokens import encode_ratings
 from niwaki.sapling import answers
 
-NUM_COUPLES = {"train": 1600, "test": 500}
-FOLDER = default_cache() / "experiments-reward"
+NUM_COUPLES = {"train": 800, "test": 500}
+FOLDER = default_cache() / "experiments-reward-mean"
 POOL_SEED = 0
 MAX_TOKENS = 1024
 
@@ -62,7 +62,7 @@ class Sample:
 def pool(split: str) -> Pool:
     """The pool of a split; computed when it is not there."""
     couples = answers.draw(NUM_COUPLES[split], split=split, seed=POOL_SEED)
-    extractor = load_extractor("sapling")
+    extractor = load_extractor("sapling", pooling="mean")
     flat = [
         Rating(f"{c.row}-{i}", c.prompt, a.text, {}, c.domain)
         for c in couples

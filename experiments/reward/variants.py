@@ -1,6 +1,6 @@
 """The training variants of arXiv 2410.01257 on the offline bench: which order comes out.
 
-    python experiments/reward/variants.py        # ten seeds, results/variants.json; needs lab.py first
+    python experiments/reward/variants.py        # twenty seeds, results/variants.json; needs lab.py first
 
 Heads are trained on frozen states of `sapling` by the library's own losses, loop and extrapolation: a model
 of no layers on top of a table of states. Every variant sees the same pairs once; regressions see the same
@@ -29,13 +29,13 @@ from niwaki.reward.train import preference_loss, rating_loss, train
 from niwaki.sapling.answers import ATTRIBUTES
 
 RESULT = Path(__file__).parent / "results" / "variants.json"
-SEEDS = range(10)
-NUM_COUPLES, NUM_VALIDATION = 1000, 250
+SEEDS = range(20)
+NUM_COUPLES, NUM_VALIDATION = 500, 125
 BATCH_PAIRS = 16
 FORMS = ("regular", "margin", "scaled")
 FIVE = ("helpfulness", *ATTRIBUTES)
 GRID = (0.0, 0.5, 0.75, 1.0, 1.25, 1.52, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
-RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 REGRESSION_EPOCHS = 2  # as in the paper; preferences are seen once
 
 

@@ -168,3 +168,9 @@ def test_counts_say_what_was_not_used(tmp_path):
     found = collect_pairs([Source(str(file), name="hs")])
     assert found.summary()["skipped"] == {"a tie": 3}
     assert found.summary()["by_source"] == {"hs": 6}
+
+
+def test_a_row_with_an_empty_answer_is_left_out_and_named():
+    row = {"prompt": "Tree?", "chosen": "Pine.", "rejected": " "}
+    assert pair_of(row) == Skipped("row 1", "an answer is empty")
+    assert pair_of(row | {"rejected": "Pine. "}) == Skipped("row 1", "both answers are the same")

@@ -158,6 +158,13 @@ def test_a_constant_added_to_an_objective_changes_no_preference(objectives):
     assert np.diff(after) == pytest.approx(np.diff(before))
 
 
+def test_a_rescaled_gate_scales_every_score(objectives):
+    states, prompts = generator(1).normal(size=(2, 6, 5))
+    other = objectives.rescaled(2.5)
+    assert other.score(states, prompts) == pytest.approx(2.5 * objectives.score(states, prompts), rel=1e-5)
+    assert other.score(states) == pytest.approx(2.5 * objectives.score(states))
+
+
 def test_the_live_mask_follows_the_transform(objectives):
     assert objectives.live.tolist() == LIVE.tolist()
     assert copy.copy(objectives.gates(np.zeros((2, 5))))[:, 2].tolist() == [0, 0]

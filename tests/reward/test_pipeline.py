@@ -232,6 +232,43 @@ def test_an_encoder_gives_means(tmp_path, tokenizer, pairs):
     assert alone[0].numpy() == pytest.approx(together[1].numpy(), abs=1e-5)
 
 
+def test_means_are_over_the_answer_and_prompts_do_not_see_it(backbone, pairs):
+    from niwaki.reward.features import states
+
+    extractor = load_extractor(backbone, pooling="mean")
+    tokens, _ = encode_pairs(extractor.chat, pairs[:4], max_tokens=128)
+    together, prompts = states(extractor, tokens.chosen)
+    alone, _ = states(extractor, tokens.chosen[1:2])
+    assert alone[0].numpy() == pytest.approx(together[1].numpy(), abs=1e-5)
+    _, other = states(extractor, tokens.rejected)
+    assert prompts.numpy() == pytest.approx(other.numpy(), abs=1e-5)
+    c = tokens.chosen[0]
+    import torch
+
+    hidden = extractor.model(input_ids=torch.tensor([c.ids])).last_hidden_state[0].detach()
+    assert together[0].numpy() == pytest.approx(hidden[c.prompt_end + 1 :].mean(0).numpy(), abs=1e-5)
+    assert prompts[0].numpy() == pytest.approx(hidden[: c.prompt_end + 1].mean(0).numpy(), abs=1e-5)
+
+
+def test_an_encoder_is_refused_as_the_backbone_of_a_run(tmp_path, tokenizer):
+    from transformers import BertConfig, BertModel
+
+    from niwaki.pipelines.reward_inputs import RewardInputs, write_data
+    from niwaki.pipelines.reward_objectives import features
+
+    config = BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    changes = {"regression": None, "preference": None, "expo": None}
+    inputs = RewardInputs(recipe_of(tmp_path / "bert", tmp_path, **changes), tmp_path / "out")
+    (tmp_path / "out" / "1-data").mkdir(parents=True)
+    write_data(inputs, tmp_path / "out" / "1-data")
+    with pytest.raises(RecipeError, match="is an encoder"):
+        features(inputs, tmp_path / "out")
+
+
 def test_the_published_layout_is_read(tmp_path):
     from safetensors.numpy import save_file
 

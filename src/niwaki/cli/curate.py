@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from niwaki.cli.app import Out, RecipeOrRun, app
 from niwaki.cli.opening import open_recipe
 from niwaki.cli.output import AsJson, print_json, tables_aside
@@ -18,18 +16,20 @@ def curate(recipe: RecipeOrRun, out: Out = None, as_json: AsJson = False) -> Non
     contamination, templates, difficulty, blend.
     """
     read, run_directory = open_recipe(recipe, out)
-    if not hasattr(read, "curate"):
+    if read.kind not in {"curate", "reason"}:
         raise RecipeError(
             f"{recipe}: a recipe of kind {read.kind} has no section curate.",
             "Start one with `niwaki new curate`.",
         )
     from niwaki.pipelines import curate as pipeline
-    from niwaki.recipe.curate import CurateRecipe
 
-    alone = CurateRecipe(kind="curate", out=read.out, seed=read.seed, curate=read.curate)
     with tables_aside(as_json):
-        results = pipeline.run(alone, out=run_directory)
+        if read.kind == "curate":
+            pipeline.run(read, out=run_directory)
+        else:
+            from niwaki.pipelines import reason
+
+            reason.curate_stage(read, run_directory)
+            pipeline.show(run_directory)
     if as_json:
-        print_json({"out": run_directory, "results": results})
-        return
-    typer.echo(f"{results['blend']['rows']:,} questions")
+        print_json({"out": run_directory, "results": pipeline.results(run_directory)})

@@ -8,7 +8,7 @@ markup (words.py), never the instructions around it. Three rules, by the length 
   ("express your answer as a common fraction ..."), and proves nothing; nor does a text with other numbers.
 - fewer, or nothing but boilerplate: all words and signs of the item in a row. So little may be chance, so the
   answers must agree as well: the right one, or half of the options. Of open questions 8 words suffice.
-- fewer than 5: the whole question and the answers must be the same.
+- fewer than 5, and not two numbers: the whole question, or all options, must be the same.
 """
 
 from __future__ import annotations
@@ -66,10 +66,14 @@ class Benchmarks:
         long = [(place, item) for place, item in enumerate(self._items) if len(item.words) >= ngram_words]
         self._ngrams, self._ngram_items, self.num_boilerplate = _index(long, ngram_words)
         self._num_ngrams = np.bincount(self._ngram_items, minlength=len(self._items))
-        self._by_start: dict[int, list[int]] = {}
+        self._by_start: dict[int, list[int]] = {}  # an item is looked up by its first five words
+        self._key_lengths: set[int] = set()
         for place, item in enumerate(self._items):
-            if item.words:
-                self._by_start.setdefault(_key(hashes(item.words)), []).append(place)
+            length = min(len(item.words), _FEWEST_CONTAINED)
+            if length:
+                self._key_lengths.add(length)
+                key = int(ngram_hashes(hashes(item.words[:length]), length)[0])
+                self._by_start.setdefault(key, []).append(place)
 
     def find(self, question: Question) -> Hit | None:
         """The item that the question repeats, None when there is none."""
@@ -96,25 +100,24 @@ class Benchmarks:
         return Hit(item.benchmark, item.id, "ngram", " ".join(said[start : start + self._n]), share)
 
     def _find_whole(self, question: Question, said: list[str], of_words: np.ndarray) -> Hit | None:
-        if not said:
-            return None
-        starts = ngram_hashes(of_words, _FEWEST_CONTAINED).tolist() or [_key(of_words)]
         mine: _Item | None = None
-        for start, key in enumerate(starts):
-            for place in self._by_start.get(key, ()):
-                item = self._items[place]
-                if tuple(said[start : start + len(item.words)]) != item.words:
-                    continue
-                mine = mine or _item("", question)
-                if _agree(mine, item):
-                    rule = "same" if len(item.words) == len(said) else "contained"
-                    return Hit(item.benchmark, item.id, rule, " ".join(item.words), 1.0)
+        for length in sorted(self._key_lengths):
+            for start, key in enumerate(ngram_hashes(of_words, length).tolist()):
+                for place in self._by_start.get(key, ()):
+                    item = self._items[place]
+                    whole = len(item.words) == len(said)
+                    if tuple(said[start : start + len(item.words)]) != item.words:
+                        continue
+                    mine = mine or _item("", question)
+                    if _agree(mine, item) and (whole or _can_be_contained(item) or _same_options(mine, item)):
+                        rule = "same" if whole else "contained"
+                        return Hit(item.benchmark, item.id, rule, " ".join(item.words), 1.0)
         return None
 
 
-def _key(of_words: np.ndarray) -> int:
-    """An item is looked up by its first words; one of fewer than 5 by all of them."""
-    return int(ngram_hashes(of_words[:_FEWEST_CONTAINED], min(len(of_words), _FEWEST_CONTAINED))[0])
+def _can_be_contained(item: _Item) -> bool:
+    """Whether an item says enough to be known inside another text: 5 words, or two numbers."""
+    return len(item.words) >= _FEWEST_CONTAINED or sum(map(str.isdecimal, item.words)) >= 2
 
 
 def _index(long: list[tuple[int, _Item]], n: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -154,6 +157,10 @@ def _agree(question: _Item, item: _Item) -> bool:
     if question.gold == item.gold:
         return True
     return len(item.words) >= _ENOUGH_ALONE and not item.options and not question.options
+
+
+def _same_options(question: _Item, item: _Item) -> bool:
+    return bool(item.options) and _spelled(question.options) == _spelled(item.options)
 
 
 def _spelled(options: tuple[str, ...]) -> set[str]:

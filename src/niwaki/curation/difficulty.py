@@ -91,25 +91,27 @@ def measure(
     store: DifficultyStore,
     *,
     num_samples: int,
-    answer: Callable[[Sequence[Question], int], Sequence[Sequence[str]]],
+    answer: Callable[[Sequence[Question], int, int], Sequence[Sequence[str]]],
 ) -> int:
     """Ask what is missing until every question has `num_samples` answers; return how many answers that took.
 
-    `answer(questions, n)` gives n completions for each. Every batch is in the store before the next one is
-    asked, so a killed run goes on.
+    `answer(questions, n, seed)` gives n completions for each; the seed is another one for questions that have
+    answers already. Every batch is in the store before the next one is asked, so a killed run goes on.
     """
-    by_missing: dict[int, list[Question]] = {}
+    by_known: dict[int, list[Question]] = {}
     for question in questions:
-        known = store.get(question)
-        missing = num_samples - (known.num_samples if known else 0)
-        if missing > 0:
-            by_missing.setdefault(missing, []).append(question)
+        passes = store.get(question)
+        known = passes.num_samples if passes else 0
+        if known < num_samples:
+            by_known.setdefault(known, []).append(question)
     asked = 0
-    with progress("difficulty", total=sum(map(len, by_missing.values()))) as bar:
-        for missing, group in sorted(by_missing.items()):
+    with progress("difficulty", total=sum(map(len, by_known.values()))) as bar:
+        for known, group in sorted(by_known.items()):
             for start in range(0, len(group), _BATCH_QUESTIONS):
                 batch = group[start : start + _BATCH_QUESTIONS]
-                for question, completions in zip(batch, answer(batch, missing), strict=True):
+                seed = int(question_key(batch[0])[:6], 16) + known
+                answers = answer(batch, num_samples - known, seed)
+                for question, completions in zip(batch, answers, strict=True):
                     right = sum(question.check(one).correct for one in completions)
                     store.add(question, num_correct=right, num_samples=len(completions))
                     asked += len(completions)

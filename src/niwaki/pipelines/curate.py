@@ -14,8 +14,9 @@ from niwaki.errors import NiwakiError
 from niwaki.ground.run import is_done
 from niwaki.pipelines.open_run import begin
 from niwaki.pipelines.plan_table import show_findings
-from niwaki.pipelines.questions import BLEND, CURATE, check_section, curate_inputs, make_questions
-from niwaki.recipe.curate import CurateRecipe
+from niwaki.pipelines.questions import BLEND, CURATE, Answer, check_section, curate_inputs, make_questions
+from niwaki.recipe.curate import CurateRecipe, Difficulty
+from niwaki.verify.prompt import THINK_BOXED
 
 
 def run(recipe: CurateRecipe, *, out: Path) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def run(recipe: CurateRecipe, *, out: Path) -> dict[str, Any]:
     section = recipe.curate
     check_section(section)
     begin(out, recipe, {}, {CURATE: curate_inputs(section, recipe.seed)})
-    make_questions(section, out, seed=recipe.seed)
+    make_questions(section, out, seed=recipe.seed, answer=_asker)
     report(out)
     show(out)
     return results(out)
@@ -44,6 +45,12 @@ def check(recipe: CurateRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
         problems.append(error)
     show_findings((), problems)
     return problems
+
+
+def _asker(section: Difficulty) -> Answer:
+    from niwaki.pipelines.difficulty import asker  # loads a model; most recipes have no such section
+
+    return asker(section, prompt=THINK_BOXED)
 
 
 def report(out: Path) -> None:
@@ -72,4 +79,5 @@ def show(out: Path) -> None:
     console.print(table)
     if is_done(out, BLEND):
         console.print(f"Questions to train on: {out / BLEND / 'train.jsonl'}", highlight=False)
-    console.print(f"Report: {out / 'report.html'}", highlight=False)
+    if (out / "report.html").exists():
+        console.print(f"Report: {out / 'report.html'}", highlight=False)

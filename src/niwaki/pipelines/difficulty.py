@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from niwaki.ground.generate import sample
 from niwaki.ground.model import load_model, load_tokenizer
+from niwaki.pipelines.inputs import device
 from niwaki.pipelines.questions import Answer
 from niwaki.recipe.curate import Difficulty
 from niwaki.verify.prompt import prompt_of
@@ -13,16 +14,13 @@ from niwaki.verify.question import Question
 
 
 def asker(section: Difficulty, *, prompt: str) -> Answer:
-    """A function that writes n completions to each question with the model of the section.
+    """A function that writes n completions to each question, by a seed, with the model of the section.
 
     A completion that the limit on its length cuts off is empty: what it holds is no answer.
     """
-    model, tokenizer = load_model(section.model), load_tokenizer(section.model)
-    turn = 0
+    model, tokenizer = load_model(section.model, device=device()), load_tokenizer(section.model)
 
-    def answer(questions: Sequence[Question], number: int) -> list[list[str]]:
-        nonlocal turn
-        turn += 1
+    def answer(questions: Sequence[Question], number: int, seed: int) -> list[list[str]]:
         samples = sample(
             model,
             tokenizer,
@@ -30,7 +28,7 @@ def asker(section: Difficulty, *, prompt: str) -> Answer:
             num_samples=number,
             temperature=section.temperature,
             max_new_tokens=section.max_tokens,
-            seed=turn,
+            seed=seed,
             shown=False,
         )
         return [[s.text if s.ended else "" for s in own] for own in samples]

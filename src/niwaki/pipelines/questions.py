@@ -23,11 +23,12 @@ from niwaki.errors import DataError, RecipeError
 from niwaki.ground.run import stage, write_atomically
 from niwaki.recipe.curate import Blend, Curate, Difficulty, Source
 from niwaki.recipe.load import load, nearest
+from niwaki.verify.prompt import THINK_BOXED
 from niwaki.verify.question import Question, read_questions, write_questions
 
 CURATE, BLEND = "1-curate", "2-blend"
 TRAIN = "train.jsonl"
-Answer = Callable[[Sequence[Question], int], Sequence[Sequence[str]]]
+Answer = Callable[[Sequence[Question], int, int], Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,17 @@ class Curated:
 
 
 def make_questions(
-    section: Curate, run: Path, *, seed: int, answer: Callable[[Difficulty], Answer] | None = None
+    section: Curate,
+    run: Path,
+    *,
+    seed: int,
+    prompt: str = THINK_BOXED,
+    answer: Callable[[Difficulty], Answer] | None = None,
 ) -> Curated:
     """Carry the section out in the run directory `run`; a killed call goes on where it stopped.
 
-    `answer` makes the function that asks the model of a difficulty section; needed only where there is one.
+    `answer` makes the function that asks the model of a difficulty section, in the wording `prompt`; needed
+    only where there is one.
 
     Raises:
         RecipeError: an unknown adapter, or a difficulty section without `answer`.
@@ -59,7 +66,10 @@ def make_questions(
         "difficulty": section.difficulty.model_dump(mode="json") if section.difficulty else None,
     }
     blended = stage(
-        run, BLEND, blend_inputs, lambda out: blend_into(section, curated, out, seed=seed, answer=answer)
+        run,
+        BLEND,
+        blend_inputs,
+        lambda out: blend_into(section, curated, out, seed=seed, prompt=prompt, answer=answer),
     )
     files = {source.name: curated / "benchmarks" / f"{source.name}.jsonl" for source in section.benchmarks}
     return Curated(blended / TRAIN, files)
@@ -89,12 +99,13 @@ def blend_into(
     out: Path,
     *,
     seed: int,
+    prompt: str = THINK_BOXED,
     answer: Callable[[Difficulty], Answer] | None = None,
 ) -> None:
     """Stage 2: drop by difficulty, then draw the mixture."""
     questions = curated / "questions.jsonl"
     if section.difficulty is not None:
-        questions = _by_difficulty(section.difficulty, questions, out, answer)
+        questions = _by_difficulty(section.difficulty, questions, out, prompt, answer)
     draw(questions, blend_plan(section, sizes_of(questions)), out / TRAIN, seed=seed)
 
 
@@ -183,12 +194,13 @@ def _by_difficulty(
     section: Difficulty,
     questions: Path,
     out: Path,
+    prompt: str,
     answer: Callable[[Difficulty], Answer] | None,
 ) -> Path:
     """Measure what the store lacks, drop, and write down what was kept and the counts."""
     if answer is None:
         raise RecipeError("curate.difficulty: nothing here can ask a model.", "Remove the section.")
-    store = DifficultyStore(section.store, model=section.model, prompt=prompt_name(section))
+    store = DifficultyStore(section.store, model=section.model, prompt=prompt_name(section, prompt))
     asked = measure(
         list(read_questions(questions)), store, num_samples=section.samples, answer=answer(section)
     )
@@ -216,6 +228,6 @@ def _by_difficulty(
     return path
 
 
-def prompt_name(section: Difficulty) -> str:
-    """What counts of one store must share besides the model: length and temperature of the answers."""
-    return f"max_tokens={section.max_tokens} temperature={section.temperature:g}"
+def prompt_name(section: Difficulty, prompt: str) -> str:
+    """What counts must share besides the model: the wording, and length and temperature of the answers."""
+    return f"{prompt} max_tokens={section.max_tokens} temperature={section.temperature:g}"

@@ -137,7 +137,9 @@ class RewardInputs:
                 "template": self.template,
             },
             "data": {
-                f"{kind} {s.name or s.source}": source_fingerprint(s.source, config=s.config, split=s.split)
+                f"{kind} {s.name or s.source}": source_fingerprint(
+                    s.source, config=s.config, data_dir=s.data_dir, split=s.split
+                )
                 for kind, section in (
                     ("pairs", data.pairs),
                     ("ratings", data.ratings),

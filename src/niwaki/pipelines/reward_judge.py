@@ -29,6 +29,7 @@ from niwaki.pipelines.reward_inputs import (
 from niwaki.reward.calibrate import fit_affine, fit_temperature, reliability, serving
 from niwaki.reward.export import CARD, save_reward_model
 from niwaki.reward.model import load_reward_model, score_conversations
+from niwaki.reward.objectives import HEADS
 from niwaki.reward.records import read_rows
 from niwaki.reward.scorer import Scorer, load_scorer
 from niwaki.reward.tokens import PairTokens
@@ -67,7 +68,9 @@ def calibrate(inputs: RewardInputs, folder: Path) -> None:
     if fold or inputs.recipe.export.dtype != "float32":
         beside = {}
         if scorer.objectives is not None:
-            beside = {"objectives/heads.safetensors": scorer.objectives.tensors()}
+            factor = 1 / found["folded_temperature"] if fold else 1.0
+            objectives = scorer.objectives.rescaled(factor)
+            beside, card["objectives"] = {HEADS: objectives.tensors()}, objectives.card()
         dtype = getattr(torch, inputs.recipe.export.dtype)
         save_reward_model(scorer.scorable, out, card=card, dtype=dtype, replace=True, beside=beside)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from niwaki.errors import CheckpointError, DataError
+from niwaki.errors import DataError, RecipeError
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import FEATURES, SIDES, RewardInputs
@@ -31,9 +31,12 @@ def features(inputs: RewardInputs, folder: Path) -> None:
     """Stage 5: one forward pass over every rated answer and every pair."""
     section = inputs.recipe.objectives
     assert section is not None
-    extractor = load_extractor(
-        inputs.trained, template=inputs.template, pooling=section.pooling, device=device()
-    )
+    extractor = load_extractor(inputs.trained, template=inputs.template, device=device())
+    if extractor.pooling != "last":
+        raise RecipeError(
+            f"backbone {inputs.recipe.backbone!r} is an encoder: no stock classifier reads a mean of states.",
+            "Give a causal model, or use `niwaki.reward.features` and the functions after it by themselves.",
+        )
     names = objectives_of(inputs.ratings("train"), [n for n in section.names if n != LENGTH])
     _check_nuisances(section, names)
     rows = inputs.recipe.evaluate.batch_rows
@@ -234,13 +237,7 @@ def _export(inputs: RewardInputs, objectives: Objectives, folder: Path) -> None:
     if "gated" in inputs.recipe.export.forms:
         forms["gated"] = served_rows(objectives)
     for name, (rows, labels) in forms.items():
-        try:
-            scorable = load_backbone(inputs.trained, labels=labels, template=inputs.template, device=device())
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{error.message} The heads are in {folder}, but there is no stock model to fold them into.",
-                "Use a causal backbone for a model that engines serve.",
-            ) from error
+        scorable = load_backbone(inputs.trained, labels=labels, template=inputs.template, device=device())
         with torch.no_grad():
             scorable.model.score.weight.copy_(torch.from_numpy(rows))
         save_reward_model(

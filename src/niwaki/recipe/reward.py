@@ -23,6 +23,7 @@ class RewardSource(Section):
 
     source: str = Field(description="file, folder or hub name; stdlib makes data offline")
     config: str | None = Field(None, description="configuration of a hub dataset")
+    data_dir: str | None = Field(None, description="folder of a hub dataset")
     split: str = Field("train", description="split of a hub dataset")
     form: str = Field("auto", description="column form, see docs/reward.md; auto tells it by the columns")
     name: str = Field("", description="what its rows are called in results")
@@ -115,7 +116,6 @@ class ObjectivesSection(Section):
     target_correlation: Number = Field(0.0, ge=-1, le=1, description="with each nuisance, by rank")
     tolerance: Number = Field(0.03, gt=0, description="around the target")
     one_sided: bool = Field(False, description="the paper's search: negative correlations stay")
-    pooling: Literal["last", "mean"] | None = Field(None, description="null: last token, mean for encoders")
     alphas: tuple[Number, ...] = Field(
         (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1e3, 1e4), min_length=1, description="ridge penalties to try"
     )

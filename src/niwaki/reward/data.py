@@ -28,7 +28,7 @@ class Source:
     """One data set.
 
     Attributes:
-        source: a local file or folder, or a hub name, with its `config` and `split`.
+        source: a local file or folder, or a hub name, with its `config`, `data_dir` and `split`.
         form: a name of `forms`, or "auto": told by the columns.
         name: what its rows are called in results; prefix of its objectives with `prefix`.
         scale: lowest and highest rating of every attribute, where the form does not say.
@@ -36,12 +36,18 @@ class Source:
 
     source: str
     config: str | None = None
+    data_dir: str | None = None
     split: str = "train"
     form: str = "auto"
     name: str = ""
     prefix: str = ""
     max_rows: int | None = None
     scale: tuple[float, float] | None = None
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where in the source its rows are, as `read_rows` takes it."""
+        return {"config": self.config, "data_dir": self.data_dir, "split": self.split}
 
     @property
     def label(self) -> str:
@@ -95,9 +101,7 @@ def collect_pairs(sources: Sequence[Source], *, ties: str = "drop") -> Collected
     found: Collected[Pair] = Collected()
     for source in sources:
         before, first, contrary = len(found.records), "", 0
-        for number, (name, row) in enumerate(
-            read_rows(source.source, config=source.config, split=source.split)
-        ):
+        for number, (name, row) in enumerate(read_rows(source.source, **source.place)):
             if source.max_rows is not None and number >= source.max_rows:
                 break
             form = _form(source, row, name, PAIR_FORMS, "preference pairs")
@@ -124,9 +128,7 @@ def collect_ratings(sources: Sequence[Source]) -> Collected[Rating]:
     for source in sources:
         before = len(found.records)
         seen: dict[str, tuple[float, float]] = {}
-        for number, (name, row) in enumerate(
-            read_rows(source.source, config=source.config, split=source.split)
-        ):
+        for number, (name, row) in enumerate(read_rows(source.source, **source.place)):
             if source.max_rows is not None and number >= source.max_rows:
                 break
             form = _form(source, row, name, RATING_FORMS, "ratings")

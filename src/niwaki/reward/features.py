@@ -38,14 +38,17 @@ class Extractor:
     """A frozen model without a head.
 
     Attributes:
-        pooling: "last" for causal models: the state of the last token, and of the prompt's last. "mean" for
-            encoders: the mean over the tokens; the prompt's state is that of the prompt alone.
+        pooling: "last", for causal models: the state of the last token, and of the prompt's last. "mean", for
+            any: the mean over the answer's tokens, and over the prompt's; richer where the model is small and
+            frozen, but no stock classifier reads it.
+        causal: a state sees no later token; an encoder's prompts are run alone.
         identity: what the states depend on, for the cache.
     """
 
     model: PreTrainedModel
     chat: Chat
     pooling: Pooling
+    causal: bool
     identity: Mapping[str, Any]
 
     @property
@@ -102,7 +105,7 @@ def load_extractor(
         "dtype": str(dtype).removeprefix("torch."),
         "pooling": chosen,
     }
-    return Extractor(model.to(device).eval(), chat, chosen, identity)
+    return Extractor(model.to(device).eval(), chat, chosen, causal, identity)
 
 
 @torch.no_grad()
@@ -115,9 +118,13 @@ def states(extractor: Extractor, conversations: Sequence[Conversation]) -> tuple
         hidden = model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
         rows = torch.arange(len(ids))
         return hidden[rows, last].float().cpu(), hidden[rows, ends].float().cpu()
+    if extractor.causal:
+        hidden = model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
+        return _mean(hidden, ends + 1, last), _mean(hidden, torch.zeros_like(ends), ends)
     prompts = [Conversation(c.ids[: c.prompt_end + 1], c.prompt_end) for c in conversations]
     prompt_ids, prompt_last = padded(prompts, int(extractor.chat.tokenizer.pad_token_id))
-    return _mean(model, ids, last), _mean(model, prompt_ids, prompt_last)
+    whole, alone = _encoded(model, ids, last), _encoded(model, prompt_ids, prompt_last)
+    return _mean(whole, ends + 1, last), _mean(alone, torch.zeros_like(ends), prompt_last)
 
 
 class Features:
@@ -269,11 +276,20 @@ def _check_finite(tensors: Mapping[str, np.ndarray], rows: Sequence[str], start:
         )
 
 
-def _mean(model: PreTrainedModel, ids: Tensor, last: Tensor) -> Tensor:
+def _encoded(model: PreTrainedModel, ids: Tensor, last: Tensor) -> Tensor:
+    """Hidden states [B, S, d] of an encoder, which must not see the padding."""
     mask = (torch.arange(ids.shape[1]) <= last[:, None]).long()
-    hidden = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).last_hidden_state
-    weights = mask[..., None].to(hidden)
-    return ((hidden * weights).sum(1) / weights.sum(1)).float().cpu()
+    found: Tensor = model(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
+    ).last_hidden_state
+    return found
+
+
+def _mean(hidden: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Mean [B, d] of the states from `first` to `last`, in float32."""
+    places = torch.arange(hidden.shape[1])
+    weights = ((places >= first[:, None]) & (places <= last[:, None])).to(hidden.device).float()[..., None]
+    return ((hidden.float() * weights).sum(1) / weights.sum(1)).cpu()
 
 
 @torch.no_grad()

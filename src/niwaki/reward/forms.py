@@ -76,7 +76,7 @@ def read_pair(row: Row, name: str, form: str, *, ties: str = "drop", source: str
             "Are the columns swapped? The prompt holds what was asked, chosen and rejected the answers.",
         )
     if not first.strip() or not second.strip():
-        raise DataError(f"{name}: an answer is empty.", "Remove the row, or write the answer.")
+        return Skipped(name, "an answer is empty")
     if first.strip() == second.strip():
         return Skipped(name, "both answers are the same")
     if strength > 0:

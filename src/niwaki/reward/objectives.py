@@ -8,9 +8,10 @@ Shapes: n answers, d features, K objectives, H heads of the ensemble.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ class Objectives:
     def folded(self, gate: np.ndarray | None = None) -> np.ndarray:
         """One head [1, d] with exactly the scores of a fixed gate: (T g)' W."""
         return ((self.transform @ (self.gate if gate is None else gate)) @ self.weight)[None]
+
+    def rescaled(self, factor: float) -> Objectives:
+        """The same with every score times `factor`."""
+        network = copy.deepcopy(self.network)
+        if network is not None:
+            with torch.no_grad():
+                network.logit_scale.mul_(factor)
+        return replace(self, gate=self.gate * factor, network=network)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved."""

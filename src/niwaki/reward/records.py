@@ -68,7 +68,7 @@ def side_of(key: str, *, test: float, validation: float) -> str:
 
 
 def read_rows(
-    source: str, *, config: str | None = None, split: str = "train"
+    source: str, *, config: str | None = None, data_dir: str | None = None, split: str | None = "train"
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a local file (.jsonl .json .parquet .csv), a folder of such, or a hub dataset, with names.
 
@@ -79,7 +79,7 @@ def read_rows(
     if not path.exists():
         if source.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", *TABLES):
             raise DataError(f"data source {source!r}: nothing is there.", "Give an existing file or folder.")
-        yield from _hub(source, config, split)
+        yield from _hub(source, config, data_dir, split)
         return
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
     if not files or any(file.suffix not in _SUFFIXES for file in files):
@@ -117,11 +117,13 @@ def _file(file: Path) -> Iterator[tuple[str, Any]]:
             yield f"{file.name}[{number}]", row
 
 
-def _hub(source: str, config: str | None, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _hub(
+    source: str, config: str | None, data_dir: str | None, split: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(source, config, split=split, streaming=True)
+        rows = load_dataset(source, config, data_dir=data_dir, split=split, streaming=True)
     except Exception as error:
         raise DataError(
             f"dataset {source!r}: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}).",
