@@ -1,8 +1,7 @@
 """Ridge of many objectives from streamed normal equations, beside scikit-learn.
 
-    python benchmarks/reward_models/ridge.py                          # equality and time on 40,000 x 512
-    python benchmarks/reward_models/ridge.py --large                  # 500,000 x 1,024, 20 objectives, from
-    shards on disk
+    python benchmarks/reward_models/ridge.py                          # equality and time on 8,000 x 256
+    python benchmarks/reward_models/ridge.py --large                  # 500,000 x 1,024 from disk
 
 Both choose the penalty of every objective among nine by five-fold cross-validation over the same prompts,
 and fit the heads on all rows. Prints seconds of processor time, so that a busy machine changes little, and

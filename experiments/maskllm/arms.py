@@ -29,6 +29,15 @@ UNSEEN_TEXT: Arms = {
     "sparsegpt, mask only, unseen text": {"method": "sparsegpt", "domain": "unseen"},
     "sparsegpt, weights updated, unseen text": {"method": "sparsegpt", "update": True, "domain": "unseen"},
 }
+# Beyond the paper: the weights that the mask is laid over were updated by SparseGPT first.
+SHORT_OVER_UPDATED: Arms = {
+    "learned over updated weights, distilled, 36 steps": {
+        "loss": "distill",
+        "over_updated": True,
+        "num_steps": 36,
+        "learning_rate": 2e-3,
+    },
+}
 BEYOND: Arms = {"learned over updated weights": {"over_updated": True}}
 
 PRIORS: Arms = {

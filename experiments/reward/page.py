@@ -269,7 +269,14 @@ def real(found: dict[str, Any]) -> Iterator[str]:
         d = one["states minus length"]
         cells.append(f"{100 * d['mean']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})")
         yield f"| {name} | {one['num_pairs']} on {one['num_prompts']} prompts | {' | '.join(cells)} |"
-    yield "\nNot used, because they are ties, disagreements or too long for the budget of the run:\n"
+    sure = [name for name, one in found["pairs"].items() if one["states minus length"]["low"] > 0]
+    yield (
+        f"\nThe states are certainly better than length on {', '.join(sure) or 'none of these sets'}: "
+        "with this backbone no reward model for English preferences comes of it."
+        if len(sure) < len(found["pairs"])
+        else "\nThe states are certainly better than length on every set."
+    )
+    yield "\nOf each set the first prompts by hash, as many as the budget of the run allowed. Not used:\n"
     for name, one in found["pairs"].items():
         yield f"- {name}: {', '.join(f'{n} {why}' for why, n in one['not_used'].items())}"
     yield (

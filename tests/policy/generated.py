@@ -9,6 +9,7 @@ from typing import Any
 from typer.main import get_command
 
 from niwaki.cli import app
+from niwaki.ground.family import FAMILIES
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.curate import CurateRecipe
 from niwaki.recipe.family import FamilyRecipe
@@ -84,9 +85,35 @@ def reward_keys() -> str:
     return f"```yaml\n{commented(RewardRecipe.model_validate(smallest))}```\n"
 
 
+# What the axis tables do not say in a word.
+_TO_KNOW = {
+    "granite": "its multipliers stay as they are",
+    "olmo2": "norms only after attention and MLP; query and key norms run over all heads",
+    "olmo3": "as olmo2",
+    "gemma": "embeddings scaled by sqrt(hidden)",
+    "gemma2": "embeddings scaled; the number of heads divides hidden",
+    "gemma3_text": "embeddings scaled; the number of heads divides hidden",
+    "llama": "the number of heads divides hidden",
+    "gpt_neox": "every head is a `kv`; head named otherwise on disk",
+    "mixtral": "experts named otherwise on disk",
+    "qwen3_moe": "experts named otherwise on disk; every layer has experts",
+}
+
+
+def families_table() -> str:
+    """Every family with the axes that can be trimmed, from the tables themselves."""
+    rows = ["| model type | axes that can be trimmed | to know |", "|---|---|---|"]
+    for name, family in sorted(FAMILIES.items()):
+        together = ["hidden = heads * head size, so they are cut together"] if family.hidden_is_heads else []
+        note = "; ".join([*together, *([_TO_KNOW[name]] if name in _TO_KNOW else [])])
+        rows.append(f"| `{name}` | {' '.join(family.axes)} | {note} |")
+    return "\n".join(rows) + "\n"
+
+
 def fill(text: str) -> str:
     """Put the generated texts between their marks."""
     makers = {
+        "families_table": families_table,
         "cli_help": cli_help,
         "recipe_keys": recipe_keys,
         "family_keys": family_keys,

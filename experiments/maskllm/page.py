@@ -1,0 +1,339 @@
+"""Write `docs/results/maskllm.md` and its pictures from the finished arms, and keep them as small JSON.
+
+python experiments/maskllm/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+from arms import KAPPA, PRIORS, REGULARISER, Arms, dense_layers
+from bench import MODELS, RESULTS, RUNS, SEEDS
+from scipy.stats import t as student_t
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results" / "maskllm.md"
+IMAGES = ROOT / "docs" / "images" / "maskllm"
+Found = Mapping[str, Sequence[Mapping[str, Any]]]
+
+DENSE, UPDATED = "dense", "sparsegpt, weights updated"
+
+
+def collect(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Arm -> results of its finished seeds; what is in `runs/` adds to what was kept before."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    if path.exists():
+        for arm, results in json.loads(path.read_text()).items():
+            found[arm] = {result["seed"]: result for result in results}
+    for record in sorted((RUNS / name).glob("*/*/result.json")):
+        result = json.loads(record.read_text())
+        found.setdefault(result["arm"], {})[result["seed"]] = result
+    ordered = {arm: [found[arm][seed] for seed in sorted(found[arm])] for arm in sorted(found)}
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(ordered, indent=1) + "\n")
+    return ordered
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and Student's t interval, 95 %, of a few independent values."""
+    centre = mean(values)
+    half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return centre, centre - half, centre + half
+
+
+def by_seed(found: Found, arm: str, key: str = "loss") -> dict[int, float]:
+    return {result["seed"]: result[key] for result in found.get(arm, [])}
+
+
+def compared(found: Found, better: str, worse: str, key: str = "loss") -> str:
+    """A row: is `better` lower than `worse`, seed by seed?"""
+    one, other = by_seed(found, better, key), by_seed(found, worse, key)
+    seeds = sorted(set(one) & set(other))
+    if len(seeds) < len(SEEDS):
+        return f"| {better} < {worse} | {len(seeds)} of {len(SEEDS)} seeds finished | not run |"
+    centre, low, high = interval([one[seed] - other[seed] for seed in seeds])
+    verdict = "agreed" if high < 0 else "not agreed" if low > 0 else "cannot tell"
+    return f"| {better} < {worse} | {centre:+.4f} ({low:+.4f} to {high:+.4f}) | **{verdict}** |"
+
+
+def claims(found: Found, pairs: Sequence[tuple[str, str]], key: str = "loss") -> list[str]:
+    rows = [compared(found, better, worse, key) for better, worse in pairs]
+    what = "difference in nats" if key == "loss" else f"difference of {key.replace('_', ' ')}"
+    return [f"| claim | {what} (95 % over seeds) | verdict |", "|---|---|---|", *rows, ""]
+
+
+def table(found: Found, arms: Sequence[str]) -> list[str]:
+    lines = [
+        "| masks | nats per held-out token, mean ± s.d. over seeds | seeds | closes of the gap |",
+        "|---|---|---|---|",
+    ]
+    for arm in arms:
+        losses = list(by_seed(found, arm).values())
+        if not losses:
+            continue
+        spread = f" ± {stdev(losses):.4f}" if len(losses) > 1 else ""
+        lines.append(f"| {arm} | {mean(losses):.4f}{spread} | {len(losses)} | {closed(found, arm)} |")
+    return [*lines, ""]
+
+
+def closed(found: Found, arm: str) -> str:
+    """Of the gap between SparseGPT with updated weights and the dense model."""
+    one, top, floor = by_seed(found, arm), by_seed(found, UPDATED), by_seed(found, DENSE)
+    seeds = sorted(set(one) & set(top))
+    if not seeds or arm in (DENSE, UPDATED) or not floor:
+        return ""
+    dense = next(iter(floor.values()))
+    shares = [(top[seed] - one[seed]) / (top[seed] - dense) for seed in seeds]
+    if mean(shares) < 0:
+        return ""
+    spread = ""
+    if len(shares) > 1:
+        _, low, high = interval(shares)
+        spread = f" ({low:.0%} to {high:.0%})"
+    return f"{mean(shares):.0%}{spread}"
+
+
+def sweep(found: Found, arms: Arms, extra: str, key: str) -> list[str]:
+    lines = [f"| arm | nats | {extra} |", "|---|---|---|"]
+    for arm in arms:
+        results = found.get(arm, [])
+        if results:
+            values = [result.get(key) for result in results if result.get(key) is not None]
+            shown = f"{mean(values):.4f}" if values else ""
+            lines.append(f"| {arm} | {mean(by_seed(found, arm).values()):.4f} | {shown} |")
+    return [*lines, ""]
+
+
+def samples(found: Found, name: str) -> list[str]:
+    """D4 as a picture: loss by calibration or training tokens."""
+    dense = MODELS[name]
+    learned = [(f"learned, {steps} steps", steps * dense.batch_rows) for steps in (10, 20, 40)]
+    learned += [
+        ("learned", dense.num_steps * dense.batch_rows),
+        ("learned, 160 steps", 160 * dense.batch_rows),
+    ]
+    one_shot = [(f"{UPDATED}, 16 rows", 16), (UPDATED, dense.calibration_rows), (f"{UPDATED}, 256 rows", 256)]
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    for label, arms in (("learned", learned), ("SparseGPT, weights updated", one_shot)):
+        points = [(rows, list(by_seed(found, arm).values())) for arm, rows in arms if found.get(arm)]
+        if points:
+            axes.errorbar(
+                [rows for rows, _ in points],
+                [mean(losses) for _, losses in points],
+                yerr=[stdev(losses) if len(losses) > 1 else 0 for _, losses in points],
+                marker="o",
+                label=label,
+            )
+    axes.axhline(mean(by_seed(found, DENSE).values()), linestyle=":", color="black", label="dense")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xlabel(f"rows of {dense.sequence_length_tokens} tokens seen")
+    axes.set_ylabel("nats per held-out token")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "samples.png", dpi=130)
+    plt.close(figure)
+    return ["![Loss by samples](../images/maskllm/samples.png)", ""]
+
+
+def domain_rows(found: Found, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    def loss(arm: str, name: str) -> dict[int, float]:
+        return {r["seed"]: r["domains"][name] for r in found.get(arm, []) if name in r["domains"]}
+
+    lines = [
+        "| text | dense | general mask | own mask from nothing | own mask from the general one |",
+        "|---|---|---|---|---|",
+    ]
+    verdicts = ["| claim | difference in nats (95 % over seeds) | verdict |", "|---|---|---|"]
+    for name in names:
+        arms = ["dense, all domains", "general", f"{name}, from nothing", f"{name}, from the general mask"]
+        columns = [loss(arm, name) for arm in arms]
+        if not all(columns):
+            continue
+        lines.append(f"| {name} | " + " | ".join(f"{mean(c.values()):.4f}" for c in columns) + " |")
+        for what, one, other in (("own < general", 3, 1), ("from general < from nothing", 3, 2)):
+            seeds = sorted(set(columns[one]) & set(columns[other]))
+            if len(seeds) < len(SEEDS):
+                continue
+            centre, low, high = interval([columns[one][s] - columns[other][s] for s in seeds])
+            verdict = "agreed" if high < 0 else "not agreed" if low > 0 else "cannot tell"
+            verdicts.append(f"| {name}: {what} | {centre:+.4f} ({low:+.4f} to {high:+.4f}) | **{verdict}** |")
+    return lines, verdicts
+
+
+def together(sapling: Found) -> list[str]:
+    """What compressing and sparsifying cost, one after the other."""
+    path = RESULTS / "together.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    ways = list(next(iter(found.values()))["losses"])
+    students = {way: [one["losses"][way] for one in found.values()] for way in ways}
+    parameters = next(iter(found.values()))["num_parameters"]
+    text = [
+        "## Compress, then sparsify",
+        "",
+        f"Students of sapling with half its layers, {parameters:,} parameters of 5,771,520, cut and "
+        "distilled by `experiments/minitron` on 48,000 tokens; then 2:4 in one shot, calibrated on 64 rows:",
+        "",
+        "```bash",
+        'python experiments/maskllm/together.py --students "runs/minitron/sapling/STUDENT/{seed}/model"',
+        "```",
+        "",
+        f"| 2:4 by | sapling | student, {len(found)} seeds | 2:4 costs sapling | 2:4 costs the student |",
+        "|---|---|---|---|---|",
+    ]
+    dense = mean(by_seed(sapling, DENSE).values())
+    for way in ways:
+        own = list(by_seed(sapling, way).values())
+        cost = f"{mean(own) - dense:+.4f}" if way != DENSE else ""
+        rise = f"{mean(students[way]) - mean(students[DENSE]):+.4f}" if way != DENSE else ""
+        text.append(f"| {way} | {mean(own):.4f} | {mean(students[way]):.4f} | {cost} | {rise} |")
+    return [*text, ""]
+
+
+def main() -> None:
+    found = {name: collect(name) for name in MODELS}
+    sapling, stories = found["sapling"], found["stories260K"]
+    text = [(Path(__file__).parent / "intro.md").read_text(), "## D1. Learned against one shot", ""]
+    text += [
+        "The paper, LLaMA-2 7B: perplexity 6.72 learned, 10.42 SparseGPT with updated weights, 11.29 Wanda, "
+        "54.71 magnitude, 5.12 dense; in nats, 62 % of the gap between SparseGPT with update and dense is "
+        "closed.",
+        "",
+    ]
+    main_arms = ["dense", "magnitude", "wanda", "sparsegpt, mask only", UPDATED]
+    for name, each, learned in (
+        (
+            "stories260K",
+            stories,
+            ["learned", "learned, distilled", "learned, 160 steps", "learned over updated weights"],
+        ),
+        (
+            "sapling",
+            sapling,
+            [
+                "learned",
+                "learned, distilled",
+                "learned, distilled, unseen text",
+                "learned over updated weights, distilled, 36 steps",
+            ],
+        ),
+    ):
+        text += [f"**{name}**", "", *table(each, [*main_arms, *learned])]
+    text += claims(
+        stories,
+        [
+            ("learned", UPDATED),
+            (UPDATED, "wanda"),
+            ("wanda", "magnitude"),
+            (UPDATED, "sparsegpt, mask only"),
+            ("learned", "learned, distilled"),
+        ],
+    )
+    text += [
+        "sapling:",
+        "",
+        *claims(
+            sapling,
+            [
+                ("learned, distilled, unseen text", UPDATED),
+                ("learned over updated weights, distilled, 36 steps", UPDATED),
+                (UPDATED, "wanda"),
+                ("wanda", "magnitude"),
+            ],
+        ),
+    ]
+    text += [
+        "## D2. The prior",
+        "",
+        "The paper: 15.39 to 16.39 from any prior, 18.62 from none (GPT-3 843M).",
+        "",
+    ]
+    text += sweep(stories, PRIORS, "share of entries changed", "changed_entries")
+    text += claims(
+        stories,
+        [
+            ("learned", "learned, no prior"),
+            ("learned, prior wanda", "learned"),
+            ("learned, prior sparsegpt", "learned"),
+        ],
+    )
+    text += [
+        "## D3. The regulariser",
+        "",
+        "The paper: gradient norm 0.219, 0.542, 0.559 for lambda 0, 1e-5, 1e-4 (GPT-3 2B).",
+        "",
+    ]
+    text += sweep(stories, REGULARISER, "gradient norm, first quarter", "grad_norm")
+    text += claims(stories, [("learned, lambda 0", "learned")], "grad_norm")
+    text += claims(stories, [("learned, lambda 0", "learned, lambda 1e-4")], "changed_entries")
+    text += [
+        "## D4. Samples",
+        "",
+        "The paper: SparseGPT gains nothing beyond 256 rows, learning still does at 512,000.",
+        "",
+        *samples(stories, "stories260K"),
+    ]
+    text += claims(
+        stories,
+        [
+            ("learned, 160 steps", "learned"),
+            ("learned", "learned, 40 steps"),
+            (f"{UPDATED}, 256 rows", UPDATED),
+        ],
+    )
+    lines, verdicts = domain_rows(stories, list(MODELS["stories260K"].domains))
+    text += [
+        "## D5. One mask per domain",
+        "",
+        "The paper, GPT-3 2B, average over domains: general mask 10.61, own mask from scratch 7.51, own from "
+        "the general one 7.39.",
+        "",
+        *lines,
+        "",
+        *verdicts,
+        "",
+    ]
+    text += [
+        "## D6. kappa",
+        "",
+        "The paper: 5.97e6, 15.39, 15.59, 24.81 for 1 to 5, 1e2 to 5e2, 1e3 to 5e3, 1e5 to 5e5.",
+        "",
+    ]
+    text += sweep(stories, KAPPA, "share of entries changed", "changed_entries")
+    text += claims(stories, [("learned", "learned, kappa 1 to 5"), ("learned", "learned, kappa 1e5 to 5e5")])
+    arms = dense_layers(5)
+    text += [
+        "## D7. Layers left dense",
+        "",
+        "The paper, GPT-3 2B on OpenWeb: 13.84 all sparse, 13.61 last layer dense, 13.88 first, 12.92 last "
+        "eight.",
+        "",
+    ]
+    text += sweep(stories, arms, "share of entries changed", "changed_entries")
+    text += claims(
+        stories,
+        [
+            ("learned, last layer dense", "learned"),
+            ("learned, last layer dense", "learned, first layer dense"),
+            ("learned, last two layers dense", "learned, last layer dense"),
+        ],
+    )
+    text += together(sapling)
+    PAGE.write_text("\n".join(text).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
