@@ -40,7 +40,7 @@ def on_config(config: Any) -> Any:
             section["Results"] = [*results, {"Log of experiments": "experiments.md"}]
         for entries in section.values():
             for entry in entries if isinstance(entries, list) else []:
-                if entry.get("Python") == "REFERENCE":
+                if isinstance(entry, dict) and entry.get("Python") == "REFERENCE":
                     entry["Python"] = pages
     return config
 

@@ -29,13 +29,13 @@ UNSEEN_TEXT: Arms = {
     "sparsegpt, mask only, unseen text": {"method": "sparsegpt", "domain": "unseen"},
     "sparsegpt, weights updated, unseen text": {"method": "sparsegpt", "update": True, "domain": "unseen"},
 }
-# A second training that begins from the mask of the first, on the other text.
-TWICE: Arms = {
-    "learned, distilled, twice": {
+# Beyond the paper: the weights that the mask is laid over were updated by SparseGPT first.
+SHORT_OVER_UPDATED: Arms = {
+    "learned over updated weights, distilled, 36 steps": {
         "loss": "distill",
-        "prior_arm": "learned, distilled, unseen text",
-        "num_steps": 100,
-        "learning_rate": 1.5e-3,
+        "over_updated": True,
+        "num_steps": 36,
+        "learning_rate": 2e-3,
     },
 }
 BEYOND: Arms = {"learned over updated weights": {"over_updated": True}}

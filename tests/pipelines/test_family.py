@@ -158,7 +158,7 @@ def test_a_changed_recipe_is_refused_before_anything_is_lost(made):
 def test_the_page_has_a_row_for_every_model_and_says_the_saving(made):
     out, result, recipe = made
     page = (out / "report.html").read_text()
-    assert all(f'<a href="{folder}/report.html">' in page for folder in recipe.folders)
+    assert all(f'<a href="./{folder}/report.html">' in page for folder in recipe.folders)
     assert f"{result['saving']:.2f} times cheaper" in page
     assert page.count("<svg") == 3  # the mark, and the picture at two widths
     assert f"{result['members'][2]['share_of_scratch']:.2%}" in page

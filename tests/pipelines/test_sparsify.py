@@ -33,6 +33,7 @@ def write_sparsify_recipe(folder: Path, trained: Path, **changes) -> Path:
         "data": {"source": str(texts), "sequence_length_tokens": 16, "held_out": "30%"},
         "prior": {"method": "wanda", "num_samples": 8, "batch_rows": 4},
         "learn": {
+            "objective": "distill",
             "tokens": 4096,
             "batch_tokens": 64,
             "micro_rows": 2,

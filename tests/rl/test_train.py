@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
 from niwaki.errors import CheckpointError, DataError, TrainingError
@@ -233,3 +234,21 @@ def test_right_and_wrong_rollouts_are_both_kept(start):
     assert len(kept) == 4
     assert [r.grade.correct for r in kept].count(True) == 1
     assert len({(r.group, r.grade.correct) for r in kept}) == 4
+
+
+def test_weights_are_trained_in_float32_and_saved_as_they_came(start, tmp_path):
+    load_model(start).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "half")
+    train_rl(
+        tmp_path / "half",
+        sums(6),
+        out=tmp_path / "out",
+        num_steps=1,
+        grade=dense,
+        **{**SETTINGS, "learning_rate": 1e-6},
+    )
+    assert load_model(tmp_path / "out" / "model").dtype == torch.bfloat16
+    kept = load_file(tmp_path / "out" / "checkpoints" / "step-0000001" / "model.safetensors")
+    before = load_model(tmp_path / "half").float().state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in kept.values())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in kept.items())

@@ -12,6 +12,7 @@ from niwaki.evaluation.answers import answer
 from niwaki.evaluation.passk import summarise
 from niwaki.ground.model import load_model, load_tokenizer
 from niwaki.ground.run import input_hash, stage, write_atomically
+from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reason_table import show_one
 from niwaki.verify.question import read_questions
 
@@ -50,7 +51,7 @@ def ask(
 
     def work(folder: Path) -> None:
         answered = answer(
-            load_model(model),
+            load_model(model, device=device()),
             load_tokenizer(model),
             benchmarks,
             file=folder / "samples.jsonl",

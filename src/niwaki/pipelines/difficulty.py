@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from niwaki.ground.generate import sample
 from niwaki.ground.model import load_model, load_tokenizer
+from niwaki.pipelines.inputs import device
 from niwaki.pipelines.questions import Answer
 from niwaki.recipe.curate import Difficulty
 from niwaki.verify.prompt import prompt_of
@@ -17,7 +18,7 @@ def asker(section: Difficulty, *, prompt: str) -> Answer:
 
     A completion that the limit on its length cuts off is empty: what it holds is no answer.
     """
-    model, tokenizer = load_model(section.model), load_tokenizer(section.model)
+    model, tokenizer = load_model(section.model, device=device()), load_tokenizer(section.model)
 
     def answer(questions: Sequence[Question], number: int, seed: int) -> list[list[str]]:
         samples = sample(

@@ -19,6 +19,7 @@ from niwaki.evaluation.passk import compare, summarise
 from niwaki.ground.model import load_model, load_tokenizer
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines.difficulty import asker
+from niwaki.pipelines.inputs import device
 from niwaki.pipelines.open_run import begin, require
 from niwaki.pipelines.questions import Curated, curate_inputs, make_questions
 from niwaki.pipelines.reason_inputs import FRESH_FOLDER, benchmark_questions, model_facts, start_folder
@@ -170,7 +171,7 @@ def evaluate_stage(recipe: ReasonRecipe, out: Path) -> None:
         benchmarks = benchmark_questions(recipe, curated)
         answered = {
             name: answer(
-                load_model(model),
+                load_model(model, device=device()),
                 load_tokenizer(model),
                 benchmarks,
                 file=folder / f"{name}.jsonl",

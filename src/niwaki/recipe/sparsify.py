@@ -48,7 +48,7 @@ class Learn(Section):
     """
 
     objective: Literal["lm", "distill"] = Field(
-        "distill", description="lm: next token, as in the paper; distill: nearness to the dense model"
+        "lm", description="lm: next token, as in the paper; distill: nearness to the dense model"
     )
     tokens: Count = Field(16_000_000, gt=0, description="tokens to train on; 2B in the paper")
     batch_tokens: Count = Field(65_536, gt=0, description="tokens of one optimiser step, rounded to rows")
@@ -179,7 +179,7 @@ def starter() -> SparsifyRecipe:
             "kind": "sparsify",
             "model": "sapling",
             "data": {"sequence_length_tokens": 256},
-            "learn": {"tokens": "200k", "batch_tokens": 2048, "micro_rows": 4},
+            "learn": {"objective": "distill", "tokens": "200k", "batch_tokens": 2048, "micro_rows": 4},
             "evaluate": {"num_tokens": "25k"},
         }
     )

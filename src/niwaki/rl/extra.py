@@ -106,7 +106,7 @@ class ModelReward:
         CheckpointError: it cannot be loaded, has more than one output, or its tokenizer no padding token.
     """
 
-    def __init__(self, model: str | Path, *, batch_rows: int = 16, device: str = "cpu") -> None:
+    def __init__(self, model: str | Path, *, batch_rows: int = 16) -> None:
         path = model_path(model)
         check_reward_model(model)
         try:
@@ -116,7 +116,7 @@ class ModelReward:
                 f"Reward model {str(model)!r} cannot be loaded: {str(error).splitlines()[0]}",
                 "Give a folder that `niwaki run` of a reward recipe wrote, or another sequence classifier.",
             ) from error
-        self._model.to(device).eval()
+        self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._tokenizer = load_tokenizer(path)
         if self._model.config.pad_token_id is None or self._tokenizer.pad_token_id is None:
             raise CheckpointError(

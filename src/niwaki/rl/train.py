@@ -126,7 +126,7 @@ def train_rl(
     result = TrainResult(max(span.first, span.last), len(asked), len(questions) - len(asked))
     if span.is_over and (out / "model").exists():
         return result
-    policy = load_model(folder)
+    policy = load_model(folder, dtype=torch.float32)  # steps of 1e-6 are lost in bfloat16 weights
     order = Order(asked, seed=seed)
     limits: Any = {"limit_s": verdict_limit_s, "thought_is_open": _opens_thought(tokenizer)}
     grade = grade or grader(rule, accuracy=accuracy, seed=seed, **limits)

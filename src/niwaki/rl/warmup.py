@@ -124,7 +124,9 @@ def warm_up(
     checked = None
     if any(isinstance(q.meta.get(SOLUTION), str) for q in held_out):
         checked = WorkedRows(held_out, tokenizer, prompt=prompt, max_tokens=max_tokens, seed=None)
-    trained = load_model(folder, dtype=torch.float32)
+    trained = load_model(folder)
+    dtype = trained.dtype
+    trained.float()
     result = fit(
         trained,
         rows,
@@ -145,7 +147,7 @@ def warm_up(
         evaluate_every_steps=max(1, num_steps // 5),
         label=label,
     )
-    save_model(trained, folder, out / "model", replace=True)
+    save_model(trained.to(dtype), folder, out / "model", replace=True)
     return result
 
 
