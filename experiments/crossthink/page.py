@@ -46,6 +46,7 @@ TITLES = {
     "random": "nd, a coin as reward",
 }
 MARGIN = 3.0
+NUM_SEEDS = 3  # fewer give no verdict
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def claims(arms: Mapping[str, Mapping[int, Questions]]) -> Iterator[str]:
         num_seeds = len(set(arms[claim.arm]) & set(arms[claim.other]))
         yield (
             f"| {claim.label} | {claim.words} | {claim.paper} | {signed(found)} | {num_seeds} | "
-            f"**{verdict(found, margin=claim.margin)}** |"
+            f"**{verdict(found, margin=claim.margin) if num_seeds >= NUM_SEEDS else 'cannot tell yet'}** |"
         )
     if left_out:
         yield f"\nNot run yet: {', '.join(left_out)}."

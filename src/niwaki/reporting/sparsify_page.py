@@ -128,7 +128,7 @@ def _lede(results: Mapping[str, Any] | None) -> str | None:
     models = results["models"]
     if "sparsegpt_update" in models and mask["learned"]:
         levels = [models[key]["held_out_loss"]["mean"] for key in ("sparsegpt_update", "sparse", "dense")]
-        if levels[0] > levels[2]:
+        if levels[0] > max(levels[1:]):
             closed = (levels[0] - levels[1]) / (levels[0] - levels[2])
             text += f" It closes {closed:.0%} of the gap between SparseGPT with updated weights and dense."
     return text
