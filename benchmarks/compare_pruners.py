@@ -189,7 +189,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         ]
         for name, row in rows:
             if row is not None:
-                cells = [f"{row['num_parameters']:,}", f"{row['loss']:.4f}", f"{row['kl']:.4f}"]
+                cells = [f"{row['num_parameters']:,}", f"{row['loss']:.4f}", f"{row['kl']:.2g}"]
                 cells += [
                     f"{row['cpu_s']:.1f}",
                     f"{row['peak_bytes'] / 1e6:.0f} ({row['before_bytes'] / 1e6:.0f})",
@@ -202,7 +202,7 @@ def as_markdown(results: dict[str, Any]) -> str:
     for name, way in TRAINED:
         row, before = results.get(f"train/{name}/{way}"), results.get(f"prune/half/{name}")
         if row is not None and before is not None:
-            cells = [f"{before['loss']:.4f}", f"{row['loss']:.4f}", f"{row['kl']:.4f}", f"{row['cpu_s']:.0f}"]
+            cells = [f"{before['loss']:.4f}", f"{row['loss']:.4f}", f"{row['kl']:.2g}", f"{row['cpu_s']:.0f}"]
             lines.append(f"| {name} | {way} | {' | '.join(cells)} | {row['peak_bytes'] / 1e6:.0f} |")
     return "\n".join(lines) + "\n"
 

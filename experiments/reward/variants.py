@@ -34,6 +34,8 @@ NUM_COUPLES, NUM_VALIDATION = 500, 125
 BATCH_PAIRS = 16
 FORMS = ("regular", "margin", "scaled")
 FIVE = ("helpfulness", *ATTRIBUTES)
+LOSSES = ("regression", *FORMS)
+TUNING_SEEDS = range(1000, 1006)
 GRID = (0.0, 0.5, 0.75, 1.0, 1.25, 1.52, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 REGRESSION_EPOCHS = 2  # as in the paper; preferences are seen once
@@ -156,15 +158,19 @@ def variants(trial: Trial, test: lab.Sample) -> tuple[dict[str, np.ndarray], dic
 
 
 def choose_rates(pooled: lab.Pool) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """For each loss the rate with the best validation accuracy, on a seed of its own; and all tried."""
-    train_set, held = samples(pooled, 1000)
-    tried: dict[str, dict[str, float]] = {name: {} for name in ("regression", *FORMS)}
-    for rate in RATES:
-        trial = Trial(train_set, held, 1000, dict.fromkeys(tried, rate))
-        for name in tried:
-            scratch = Probe(trial.table, 1)
-            model = trial.regress(("helpfulness",)) if name == "regression" else trial.prefer(scratch, name)
-            tried[name][str(rate)] = float((trial.gaps(model, held) > 0).mean())
+    """For each loss the rate with the best mean validation accuracy, on seeds of its own; and all tried."""
+    tried: dict[str, dict[str, float]] = {name: dict.fromkeys(map(str, RATES), 0.0) for name in LOSSES}
+    for seed in TUNING_SEEDS:
+        train_set, held = samples(pooled, seed)
+        for rate in RATES:
+            trial = Trial(train_set, held, seed, dict.fromkeys(LOSSES, rate))
+            for name in LOSSES:
+                scratch = Probe(trial.table, 1)
+                model = (
+                    trial.regress(("helpfulness",)) if name == "regression" else trial.prefer(scratch, name)
+                )
+                right = float((trial.gaps(model, held) > 0).mean())
+                tried[name][str(rate)] += right / len(TUNING_SEEDS)
     return {name: float(max(found, key=lambda rate: found[rate])) for name, found in tried.items()}, tried
 
 

@@ -22,6 +22,7 @@ def items():
         ("choice", Question("choice-1", CHOICE, "B", options=("Cows fly.", "Cows eat grass.", "Cows sing."))),
         ("tiny", Question("tiny-1", "What is 17 * 3?", "51")),
         ("tiny", Question("tiny-2", "Define entropy.", "disorder")),
+        ("tiny", Question("tiny-3", "Remarriages are", "A", options=("rare", "common", "new"))),
     ]
 
 
@@ -45,6 +46,8 @@ def items():
         ("What is 17 + 3?", {"gold": "20"}, None),
         ("Define entropy.", {"gold": "disorder"}, "tiny-2"),
         ("Look at the box. Define entropy. Then stop.", {"gold": "disorder"}, None),
+        ("Now think. Remarriages are ...", {"gold": "B", "options": ("new", "rare", "common")}, "tiny-3"),
+        ("Now think. Remarriages are ...", {"gold": "B", "options": ("new", "rare", "old")}, None),
         ("", {}, None),
     ],
 )
@@ -60,7 +63,7 @@ def test_what_is_found(text, fields, item):
 def test_shared_text_of_items_is_no_evidence():
     benchmarks = Benchmarks(items())
     assert benchmarks.num_boilerplate > 0
-    assert benchmarks.num_items == {"long": 1, "rules": 2, "short": 1, "choice": 1, "tiny": 2}
+    assert benchmarks.num_items == {"long": 1, "rules": 2, "short": 1, "choice": 1, "tiny": 3}
 
 
 def test_no_benchmarks_find_nothing():
