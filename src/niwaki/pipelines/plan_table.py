@@ -10,7 +10,7 @@ from rich.text import Text
 
 from niwaki.errors import NiwakiError
 from niwaki.ground.family import FAMILIES
-from niwaki.pipelines.costs import Shape
+from niwaki.pipelines.costs import Shape, StageCost
 from niwaki.pipelines.plan import Plan
 from niwaki.pipelines.spoken import in_bytes, in_milliseconds, in_words
 
@@ -24,7 +24,7 @@ def show(plan: Plan) -> None:
     if plan.teacher is not None:
         console.print(_shapes(plan, plan.teacher))
     if plan.stages:
-        console.print(_stages(plan))
+        console.print(stages_table(plan.stages, plan.flops_per_s))
         console.print(
             f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."
@@ -88,15 +88,16 @@ def _shapes(plan: Plan, teacher: Shape) -> Table:
     return table
 
 
-def _stages(plan: Plan) -> Table:
+def stages_table(stages: Sequence[StageCost], flops_per_s: float) -> Table:
+    """What each stage of a plan costs, on a machine of so many FLOP/s."""
     table = Table("stage", "work", "time", "memory", "reads", "writes", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for stage in plan.stages:
+    for stage in stages:
         table.add_row(
             stage.name,
             f"{stage.flops:.1e} FLOP" if stage.flops else "",
-            in_words(stage.flops / plan.flops_per_s) if stage.flops else "",
+            in_words(stage.flops / flops_per_s) if stage.flops else "",
             in_bytes(stage.memory_bytes) if stage.memory_bytes else "",
             in_bytes(stage.read_bytes),
             in_bytes(stage.written_bytes) if stage.written_bytes else "",

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from niwaki.pipelines.plan_table import show_findings
+from niwaki.pipelines.plan_table import show_findings, stages_table
 from niwaki.pipelines.results_table import task_score
 from niwaki.pipelines.sparsify_plan import SparsifyPlan
 from niwaki.pipelines.spoken import in_bytes, in_words
@@ -35,19 +35,7 @@ def show_plan(plan: SparsifyPlan) -> None:
         )
         show_memory(plan)
     if plan.stages:
-        table = Table("stage", "work", "time", "memory", "reads", "writes", box=None)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for stage in plan.stages:
-            table.add_row(
-                stage.name,
-                f"{stage.flops:.1e} FLOP" if stage.flops else "",
-                in_words(stage.flops / plan.flops_per_s) if stage.flops else "",
-                in_bytes(stage.memory_bytes) if stage.memory_bytes else "",
-                in_bytes(stage.read_bytes),
-                in_bytes(stage.written_bytes) if stage.written_bytes else "",
-            )
-        console.print(table)
+        console.print(stages_table(plan.stages, plan.flops_per_s))
         console.print(
             f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from niwaki.recipe.quantities import Alpha, Count, CountOrShare, Layer, Number
-from niwaki.recipe.section import Section
+from niwaki.recipe.section import Section, check_training
 from niwaki.recipe.teacher import Cache, refuse_other_losses
 
 
@@ -82,14 +82,12 @@ class Distill(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}."
-            )
-        if self.tokens < self.batch_tokens:
-            raise ValueError(
-                f"tokens ({self.tokens:,}) do not fill one batch_tokens ({self.batch_tokens:,})."
-            )
+        check_training(
+            learning_rate=self.learning_rate,
+            min_learning_rate=self.min_learning_rate,
+            tokens=self.tokens,
+            batch_tokens=self.batch_tokens,
+        )
         if self.temperature != 1.0 and self.loss in ("mse", "cosine"):
             raise ValueError(f"temperature {self.temperature:g} has no meaning for {self.loss}. Remove it.")
         if self.jsd_beta != 0.5 and self.loss != "jensen_shannon":

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from niwaki.recipe.data import Data
 from niwaki.recipe.quantities import Count, CountOrShare, Number
-from niwaki.recipe.section import Section
+from niwaki.recipe.section import Section, check_training
 
 
 class Prior(Section):
@@ -80,14 +80,12 @@ class Learn(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}."
-            )
-        if self.tokens < self.batch_tokens:
-            raise ValueError(
-                f"tokens ({self.tokens:,}) do not fill one batch_tokens ({self.batch_tokens:,})."
-            )
+        check_training(
+            learning_rate=self.learning_rate,
+            min_learning_rate=self.min_learning_rate,
+            tokens=self.tokens,
+            batch_tokens=self.batch_tokens,
+        )
         for name in ("kappa", "tau"):
             if min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} {list(getattr(self, name))} must be above zero.")
