@@ -24,6 +24,7 @@ class Pair:
     Attributes:
         strength: how much better, above 0; 1 where the data do not say.
         q: probability that `chosen` is the better one; 0.5 is a tie.
+        elaboration: what people wrote about it, where "@Response 1" is `chosen`; empty if they did not.
     """
 
     row: str
@@ -33,6 +34,7 @@ class Pair:
     strength: float = 1.0
     q: float = 1.0
     source: str = ""
+    elaboration: str = ""
 
     @property
     def key(self) -> str:
@@ -60,6 +62,11 @@ def prompt_key(prompt: Iterable[Message]) -> str:
     """A hash of a prompt: white space does not count, roles do."""
     text = "\0".join(f"{m['role']}\1{' '.join(m['content'].split())}" for m in prompt)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def exchanged(text: str) -> str:
+    """What was written about two answers, for the other order: "@Response 1" and "2" change places."""
+    return re.sub(r"@Response ([12])", lambda match: f"@Response {3 - int(match[1])}", text)
 
 
 def side_of(key: str, *, test: float, validation: float) -> str:

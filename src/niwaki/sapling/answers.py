@@ -227,8 +227,8 @@ def annotate(
 def write(folder: Path, *, num_pairs: int, seed: int) -> tuple[Path, Path]:
     """Files of pairs and of ratings, in the forms that recipes read.
 
-    The functions are all there are: recipes split by prompt themselves, by the hash that "train" and "test" are
-    told by, so that of one split alone no plain prompt would be on the test side.
+    The functions are all there are: recipes split by prompt themselves, by the hash that "train" and "test"
+    are told by, so that of one split alone no plain prompt would be on the test side.
     """
     bench = annotate(draw(num_pairs, split="all", seed=seed), seed=seed)
     pairs, ratings = folder / "stdlib-pairs.jsonl", folder / "stdlib-ratings.jsonl"
