@@ -49,7 +49,9 @@ class Inputs:
             self.sums = torch.zeros((size, size) if whole else size, device=x.device)
         if whole:
             for first in range(0, len(self.sums), _BAND):
-                self.sums[first : first + _BAND, first:].addmm_(x_NI[:, first : first + _BAND].T, x_NI[:, first:])
+                self.sums[first : first + _BAND, first:].addmm_(
+                    x_NI[:, first : first + _BAND].T, x_NI[:, first:]
+                )
         else:
             self.sums += x_NI.square().sum(0)
 

@@ -61,7 +61,7 @@ def sparsegpt(
 
 
 def _block(left_IO: Tensor, factor_II: Tensor, pattern: Pattern, dropped_IO: Tensor) -> Tensor:
-    """Prune a block of columns in place, say in `dropped_IO` which weights went; errors still to be spread."""
+    """Prune a block of columns in place, fill in `dropped_IO`; the errors that are still to be spread."""
     diagonal_I = factor_II.diagonal()
     errors_IO = torch.empty_like(left_IO)
     for first in range(0, len(left_IO), pattern.group):
