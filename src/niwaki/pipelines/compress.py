@@ -15,20 +15,19 @@ from typing import Any
 
 from niwaki.distillation.train import check_same_tokenizer
 from niwaki.errors import NiwakiError, RecipeError
-from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines import importance, plan_table
 from niwaki.pipelines.cached_teacher import check_cache
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import CORRECT, Inputs
-from niwaki.pipelines.open_run import MANIFEST, begin, require
+from niwaki.pipelines.open_run import begin, require
 from niwaki.pipelines.plan import plan
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.results_table import show
 from niwaki.pipelines.teach import correct_teacher, teach
 from niwaki.pipelines.trials import rank
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.reporting.card import write_card
 from niwaki.reporting.page import write_report
 
 SCORE, CHOOSE, TRIM, DISTILL, EVALUATE = "1-score", "2-choose", "3-trim", "4-distill", "5-evaluate"
@@ -148,10 +147,7 @@ def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
 
 def report(out: Path) -> None:
     """One page about the run, and the model card of the student."""
-    student = out / DISTILL / "model"
-    if (student / "config.json").exists():
-        teacher = json.loads((out / MANIFEST).read_text())["teacher"]["path"]
-        write_card(out, student, teacher_dir=local_folder(teacher))
+    write_product_card(out, "compress")
     write_report(out)
 
 

@@ -21,6 +21,7 @@ from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines.difficulty import asker
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.open_run import begin, require
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.questions import Curated, curate_inputs, make_questions
 from niwaki.pipelines.reason_inputs import FRESH_FOLDER, benchmark_questions, model_facts, start_folder
 from niwaki.pipelines.reason_plan import plan, show_plan
@@ -58,6 +59,7 @@ def check(recipe: ReasonRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
 
 def report(out: Path) -> None:
     """One page about the run, finished or not."""
+    write_product_card(out, "reason")
     write_reason_report(out)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from niwaki.errors import NiwakiError
 from niwaki.ground.run import input_hash, stage
 from niwaki.pipelines.open_run import begin
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.reward_inputs import (
     CALIBRATE,
     DATA,
@@ -93,6 +94,7 @@ def check(recipe: RewardRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
 
 def report(out: Path) -> None:
     """Write the page about the run, finished or not."""
+    write_product_card(out, "reward")
     write_reward_report(out)
 
 

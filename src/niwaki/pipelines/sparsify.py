@@ -19,6 +19,7 @@ from niwaki.ground.run import input_hash, stage
 from niwaki.masks.apply import apply_mask
 from niwaki.masks.file import MaskFile
 from niwaki.pipelines.open_run import begin, require
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.sparsify_compare import compare
 from niwaki.pipelines.sparsify_inputs import APPLY, EVALUATE, LEARN, PRIOR, SparsifyInputs, mask_of
 from niwaki.pipelines.sparsify_learn import learn, write_record
@@ -98,6 +99,7 @@ def evaluate_stage(recipe: SparsifyRecipe, out: Path) -> None:
 
 def report(out: Path) -> None:
     """One page about the run, finished or not."""
+    write_product_card(out, "sparsify")
     write_sparsify_report(out)
 
 
