@@ -40,7 +40,7 @@ MAX_TOKENS = 144  # of a conversation: short functions, so that five seeds fit a
 BATCH_PAIRS, MICRO_PAIRS = 8, 2
 REGRESSION_EPOCHS = 2  # as in the paper; preferences are seen once
 HEAD_RATE_FACTOR = 10.0
-RATES, RATES_AFTER = (3e-4, 1e-3, 2e-3), (1e-4, 3e-4, 1e-3)
+RATES, RATES_AFTER = (3e-4, 1e-3, 2e-3), (3e-4, 1e-3)
 GRID = (0.0, 0.5, 0.75, 1.0, 1.25, 1.52, 2.0, 3.0)
 PAPER_A = 1.52
 

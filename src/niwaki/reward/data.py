@@ -213,9 +213,9 @@ def check_against_ratings(pairs: Sequence[Pair], ratings: Sequence[Rating], attr
             contrary, first = contrary + 1, first or pair.row
     if 2 * contrary > num_both:
         raise DataError(
-            f"In {contrary} of {num_both} pairs whose answers are rated too, first {first}, the rejected answer "
-            f"has the higher {attribute}.",
-            "The columns look swapped: exchange chosen and rejected, or remove the ratings of these answers.",
+            f"In {contrary} of {num_both} pairs whose answers are rated too, first {first}, the rejected "
+            f"answer has the higher {attribute}.",
+            "The columns look swapped: exchange chosen and rejected, or remove these answers' ratings.",
         )
 
 
