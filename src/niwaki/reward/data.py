@@ -94,7 +94,7 @@ class Collected(Generic[Record]):
 
 
 def collect_pairs(sources: Sequence[Source], *, ties: str = "drop") -> Collected[Pair]:
-    """Read preference sources; `ties` as in `forms.read_pair`.
+    """Read preference sources; `ties` as in `forms.read_pair`. Rows with a `domain` are told apart by it.
 
     Raises:
         DataError: a row cannot be read, or most rows of a source contradict their own scores.
@@ -106,7 +106,9 @@ def collect_pairs(sources: Sequence[Source], *, ties: str = "drop") -> Collected
             if source.max_rows is not None and number >= source.max_rows:
                 break
             form = _form(source, row, name, PAIR_FORMS, "preference pairs")
-            pair = read_pair(row, name, form, ties=ties, source=source.label)
+            domain = row.get("domain")
+            label = f"{source.label}, {domain}" if isinstance(domain, str) else source.label
+            pair = read_pair(row, name, form, ties=ties, source=label)
             if isinstance(pair, Skipped):
                 found.skipped.append(pair)
                 continue
