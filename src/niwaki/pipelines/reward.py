@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from niwaki.errors import NiwakiError
+from niwaki.ground import processes
 from niwaki.ground.run import input_hash, stage
 from niwaki.pipelines.open_run import begin
 from niwaki.pipelines.reward_inputs import (
@@ -30,7 +32,7 @@ from niwaki.pipelines.reward_inputs import (
 )
 from niwaki.pipelines.reward_judge import calibrate, judge
 from niwaki.pipelines.reward_objectives import features, learn_objectives
-from niwaki.pipelines.reward_plan import check_recipe, show_plan, show_results
+from niwaki.pipelines.reward_plan import check_recipe, check_steps, show_plan, show_results
 from niwaki.pipelines.reward_train import extrapolate, prefer, regress
 from niwaki.recipe.reward import RewardRecipe
 from niwaki.reporting.reward_page import write_reward_report
@@ -58,11 +60,11 @@ _NEEDS = {
 def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
     """The whole line; returns what `8-evaluate/results.json` holds. A killed run goes on where it stopped."""
     inputs = RewardInputs(recipe, out)
-    depends = stage_inputs(inputs)
-    begin(out, recipe, inputs.facts(), depends)
+    check_steps(recipe)
+    depends = processes.by_main(lambda: _begin(inputs))
     for name, values in depends.items():
-        work = STAGES[name][0]
-        stage(out, name, values, lambda folder, work=work: work(inputs, folder))  # type: ignore[misc]
+        work = partial(STAGES[name][0], inputs)
+        stage(out, name, values, work, together=name in (REGRESS, PREFER))
     report(out)
     results: dict[str, Any] = json.loads((out / EVALUATE / "results.json").read_text())
     show_results(results, out=out)
@@ -78,7 +80,13 @@ def check(recipe: RewardRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
 
 def report(out: Path) -> None:
     """Write the page about the run, finished or not."""
-    write_reward_report(out)
+    processes.by_main(lambda: write_reward_report(out))
+
+
+def _begin(inputs: RewardInputs) -> dict[str, dict[str, Any]]:
+    depends = stage_inputs(inputs)
+    begin(inputs.out, inputs.recipe, inputs.facts(), depends)
+    return depends
 
 
 def stage_inputs(inputs: RewardInputs) -> dict[str, dict[str, Any]]:
