@@ -108,6 +108,11 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     assert "Errors worth reading" in page or judged["errors"] == []
     assert "Objectives" in page
     assert "Calibration" in page
+    card = (run / "out" / "7-calibrate" / "model" / "README.md").read_text()
+    assert "AutoModelForSequenceClassification" in card
+    row = next(line for line in card.splitlines() if line.startswith("| Test pairs, objectives"))
+    assert f"{100 * judged['models']['objectives']['accuracy']['mean']:.1f}" in row
+    assert str(run) not in card
     # Nothing is done twice.
     before = (run / "out" / "2-regress" / "DONE").stat().st_mtime_ns
     pipeline.run(recipe, out=run / "out")

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
 from datetime import timedelta
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -27,6 +27,7 @@ from torch import distributed
 from niwaki.errors import NiwakiError, RunError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _LONGEST_WAIT = timedelta(days=30)
 _SHARED_FOLDER_DELAY_S = 30.0
@@ -103,6 +104,16 @@ def by_main(work: Callable[[], T]) -> T:
         raise ElsewhereError(f"The main process stopped: {answer[1]}", "See what it says.")
     result: T = answer[0]
     return result
+
+
+def main_only(work: Callable[P, T]) -> Callable[P, T]:
+    """A function that the main process carries out for all, see `by_main`."""
+
+    @wraps(work)
+    def for_all(*args: P.args, **kwargs: P.kwargs) -> T:
+        return by_main(lambda: work(*args, **kwargs))
+
+    return for_all
 
 
 def gather(value: T) -> list[T]:

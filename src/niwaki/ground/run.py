@@ -42,16 +42,17 @@ def stage(
         RunError: the folder was made with other inputs, or holds something that no stage made.
     """
     folder = run / name
-    if processes.by_main(lambda: _begin(run, name, inputs)):
+    if _begin(run, name, inputs):
         processes.check_shared(folder / BEGUN)
         if together:
             work(folder)
         else:
             processes.by_main(lambda: work(folder))
-        processes.by_main(lambda: _end(folder))
+        _end(folder)
     return folder
 
 
+@processes.main_only
 def _begin(run: Path, name: str, inputs: Mapping[str, Any]) -> bool:
     """Mark a stage as begun; False where it has been done."""
     check_inputs(run, name, inputs)
@@ -64,6 +65,7 @@ def _begin(run: Path, name: str, inputs: Mapping[str, Any]) -> bool:
     return True
 
 
+@processes.main_only
 def _end(folder: Path) -> None:
     write_atomically(folder / DONE, (folder / BEGUN).read_text())
     (folder / BEGUN).unlink()

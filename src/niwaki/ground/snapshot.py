@@ -54,9 +54,10 @@ def save(
         if not parameter.requires_grad:
             weights.pop(name.removeprefix("module."), None)
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
-    processes.by_main(lambda: _write(folder, progress, weights, moments, keep))
+    _write(folder, progress, weights, moments, keep)
 
 
+@processes.main_only
 def _write(
     folder: Path,
     progress: tuple[int, int],

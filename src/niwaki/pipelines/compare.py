@@ -51,9 +51,10 @@ def compare(
         for name, path in models.items():
             results[name] = _measure_once(recipe, inputs, path, reference, folder / f"{name}.json")
             bar.advance(name)
-    return processes.by_main(lambda: _finish(recipe, inputs, models, results, folder))
+    return _finish(recipe, inputs, models, results, folder)
 
 
+@processes.main_only
 def _finish(
     recipe: CompressRecipe, inputs: Inputs, models: dict[str, Path], results: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path
         "bits_per_byte": held_out.bits_per_byte.mean if held_out.bits_per_byte else None,
         "perplexity": held_out.perplexity,
         "kl_to_teacher": asdict(held_out.kl_to_teacher) if held_out.kl_to_teacher else None,
-        "tasks": processes.by_main(lambda: _tasks(recipe, inputs, model)),
+        "tasks": _tasks(recipe, inputs, model),
         "disk_bytes": sum(f.stat().st_size for f in path.glob("*.safetensors")),
         "curve_loss": sum(held_out.row_nats[:curve]) / sum(held_out.row_tokens[:curve]),
         UNITS: {"nats": held_out.row_nats, "tokens": held_out.row_tokens},
@@ -129,6 +130,7 @@ def _paired(inputs: Inputs, results: dict[str, Any]) -> Paired:
     return Paired(product="distilled", baseline="teacher", measures=measures)
 
 
+@processes.main_only
 def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
     tasks = recipe.evaluate.tasks
     if not tasks:

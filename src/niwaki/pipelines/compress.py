@@ -16,20 +16,19 @@ from typing import Any
 from niwaki.distillation.train import check_same_tokenizer
 from niwaki.errors import NiwakiError, RecipeError
 from niwaki.ground import processes
-from niwaki.ground.model import local_folder
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines import importance, plan_table
 from niwaki.pipelines.cached_teacher import check_cache
 from niwaki.pipelines.compare import compare
 from niwaki.pipelines.cut import cut
 from niwaki.pipelines.inputs import CORRECT, Inputs
-from niwaki.pipelines.open_run import MANIFEST, begin, require
+from niwaki.pipelines.open_run import begin, require
 from niwaki.pipelines.plan import plan
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.results_table import show
 from niwaki.pipelines.teach import correct_teacher, teach
 from niwaki.pipelines.trials import rank
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.reporting.card import write_card
 from niwaki.reporting.page import write_report
 
 SCORE, CHOOSE, TRIM, DISTILL, EVALUATE = "1-score", "2-choose", "3-trim", "4-distill", "5-evaluate"
@@ -147,16 +146,10 @@ def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
     _stage(EVALUATE, recipe, out, inputs, work, together=True)
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """One page about the run, and the model card of the student."""
-    processes.by_main(lambda: _report(out))
-
-
-def _report(out: Path) -> None:
-    student = out / DISTILL / "model"
-    if (student / "config.json").exists():
-        teacher = json.loads((out / MANIFEST).read_text())["teacher"]["path"]
-        write_card(out, student, teacher_dir=local_folder(teacher))
+    write_product_card(out, "compress")
     write_report(out)
 
 
@@ -188,10 +181,11 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
 def _stage(
     name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any, *, together: bool = False
 ) -> None:
-    depends = processes.by_main(lambda: _begin(recipe, out, inputs))
+    depends = _begin(recipe, out, inputs)
     stage(out, name, depends[name], work, together=together)
 
 
+@processes.main_only
 def _begin(recipe: CompressRecipe, out: Path, inputs: Inputs) -> dict[str, dict[str, Any]]:
     depends = stage_inputs(recipe, inputs)
     if recipe.distill.cache is not None:
@@ -200,5 +194,6 @@ def _begin(recipe: CompressRecipe, out: Path, inputs: Inputs) -> dict[str, dict[
     return depends
 
 
+@processes.main_only
 def _write_json(path: Path, content: Any) -> None:
-    processes.by_main(lambda: write_atomically(path, json.dumps(content, indent=1)))
+    write_atomically(path, json.dumps(content, indent=1))

@@ -22,6 +22,7 @@ from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines.difficulty import asker
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.open_run import begin, require
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.questions import Curated, curate_inputs, make_questions
 from niwaki.pipelines.reason_inputs import FRESH_FOLDER, benchmark_questions, model_facts, start_folder
 from niwaki.pipelines.reason_plan import plan, show_plan
@@ -57,17 +58,16 @@ def check(recipe: ReasonRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
     return planned.problems
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """One page about the run, finished or not."""
-    processes.by_main(lambda: write_reason_report(out))
+    write_product_card(out, "reason")
+    write_reason_report(out)
 
 
+@processes.main_only
 def curate_stage(recipe: ReasonRecipe, out: Path) -> Curated:
     """Sources to the training file and the benchmarks: stages 1 and 2."""
-    return processes.by_main(lambda: _curate(recipe, out))
-
-
-def _curate(recipe: ReasonRecipe, out: Path) -> Curated:
     begin(out, recipe, model_facts(recipe), stage_inputs(recipe))
     return make_questions(
         recipe.curate,
@@ -87,7 +87,7 @@ def warm_up_stage(recipe: ReasonRecipe, out: Path) -> None:
 
     def work(folder: Path) -> None:
         questions = list(read_questions(curated.train))
-        processes.by_main(lambda: _make_fresh(recipe, questions, folder / FRESH_FOLDER))
+        _make_fresh(recipe, questions, folder / FRESH_FOLDER)
         warm_up(
             folder / FRESH_FOLDER if recipe.fresh is not None else recipe.model,
             questions,
@@ -109,6 +109,7 @@ def warm_up_stage(recipe: ReasonRecipe, out: Path) -> None:
     stage(out, WARM_UP, stage_inputs(recipe)[WARM_UP], work, together=True)
 
 
+@processes.main_only
 def _make_fresh(recipe: ReasonRecipe, questions: Sequence[Question], folder: Path) -> None:
     if recipe.fresh is None or folder.exists():
         return

@@ -18,6 +18,7 @@ from niwaki.errors import NiwakiError
 from niwaki.ground import processes
 from niwaki.ground.run import input_hash, stage
 from niwaki.pipelines.open_run import begin
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.reward_inputs import (
     CALIBRATE,
     DATA,
@@ -61,7 +62,7 @@ def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
     """The whole line; returns what `8-evaluate/results.json` holds. A killed run goes on where it stopped."""
     inputs = RewardInputs(recipe, out)
     check_steps(recipe)
-    depends = processes.by_main(lambda: _begin(inputs))
+    depends = _begin(inputs)
     for name, values in depends.items():
         work = partial(STAGES[name][0], inputs)
         stage(out, name, values, work, together=name in (REGRESS, PREFER))
@@ -78,11 +79,14 @@ def check(recipe: RewardRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
     return plan.problems
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """Write the page about the run, finished or not."""
-    processes.by_main(lambda: write_reward_report(out))
+    write_product_card(out, "reward")
+    write_reward_report(out)
 
 
+@processes.main_only
 def _begin(inputs: RewardInputs) -> dict[str, dict[str, Any]]:
     depends = stage_inputs(inputs)
     begin(inputs.out, inputs.recipe, inputs.facts(), depends)

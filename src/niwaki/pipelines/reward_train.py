@@ -99,8 +99,9 @@ def num_steps(section: Training, num_rows: int) -> int:
     return steps
 
 
+@processes.main_only
 def _save(trained: Scorable, out: Path, card: dict[str, Any]) -> None:
-    processes.by_main(lambda: save_reward_model(trained, out, card=card, replace=True))
+    save_reward_model(trained, out, card=card, replace=True)
 
 
 def _train(

@@ -20,6 +20,7 @@ from niwaki.ground.run import input_hash, stage
 from niwaki.masks.apply import apply_mask
 from niwaki.masks.file import MaskFile
 from niwaki.pipelines.open_run import begin, require
+from niwaki.pipelines.product import write_product_card
 from niwaki.pipelines.sparsify_compare import compare
 from niwaki.pipelines.sparsify_inputs import APPLY, EVALUATE, LEARN, PRIOR, SparsifyInputs, mask_of
 from niwaki.pipelines.sparsify_learn import learn, write_record
@@ -97,9 +98,11 @@ def evaluate_stage(recipe: SparsifyRecipe, out: Path) -> None:
     _stage(EVALUATE, recipe, out, inputs, work, together=True)
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """One page about the run, finished or not."""
-    processes.by_main(lambda: write_sparsify_report(out))
+    write_product_card(out, "sparsify")
+    write_sparsify_report(out)
 
 
 def _stage(
@@ -111,10 +114,11 @@ def _stage(
     *,
     together: bool = False,
 ) -> None:
-    depends = processes.by_main(lambda: _begin(recipe, out, inputs))
+    depends = _begin(recipe, out, inputs)
     stage(out, name, depends[name], work, together=together)
 
 
+@processes.main_only
 def _begin(recipe: SparsifyRecipe, out: Path, inputs: SparsifyInputs) -> dict[str, dict[str, Any]]:
     depends = stage_inputs(recipe, inputs)
     begin(out, recipe, inputs.facts(), depends)

@@ -139,6 +139,7 @@ def learn(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     return record
 
 
+@processes.main_only
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """JSON that a reader sees whole or not at all; the main process writes it."""
-    processes.by_main(lambda: write_atomically(path, json.dumps(record, indent=1)))
+    write_atomically(path, json.dumps(record, indent=1))

@@ -105,12 +105,9 @@ def _without_losses(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in FORWARD_KL}
 
 
+@processes.main_only
 def _finished(out: Path) -> Path | None:
     """The model of a training that has ended, if it has."""
-    return processes.by_main(lambda: _find_finished(out))
-
-
-def _find_finished(out: Path) -> Path | None:
     shutil.rmtree(out / "checkpoints.old", ignore_errors=True)
     done = (out / "model").exists() and not (out / "checkpoints").exists()
     return out / "model" if done else None
@@ -118,14 +115,16 @@ def _find_finished(out: Path) -> Path | None:
 
 def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path) -> Path:
     _save_model(inputs, model, files_from, out / "model")
-    processes.by_main(lambda: _drop_checkpoints(out))
+    _drop_checkpoints(out)
     return out / "model"
 
 
+@processes.main_only
 def _save_model(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
-    processes.by_main(lambda: save_model(model.to(inputs.saved_dtype), files_from, out, replace=True))
+    save_model(model.to(inputs.saved_dtype), files_from, out, replace=True)
 
 
+@processes.main_only
 def _drop_checkpoints(out: Path) -> None:
     # Renamed first: a kill while they are removed must leave no half of a checkpoint to go on from.
     old = (out / "checkpoints").rename(out / "checkpoints.old")

@@ -97,7 +97,7 @@ def _try(
     until_step: int,
 ) -> Trial:
     """Trim a shape and train it up to a step; what `folder` holds of that is not repeated."""
-    processes.by_main(lambda: _cut_once(inputs, importance, sizes, folder))
+    _cut_once(inputs, importance, sizes, folder)
     student = inputs.load_student(folder / "model")
     before = _held_out_loss(student, inputs) if so_far is None else so_far.loss_before
     trial = Trial(sizes, count_parameters(student), before, seed=recipe.seed)
@@ -112,6 +112,7 @@ def _try(
     return Trial(**{**vars(trial), **trained})
 
 
+@processes.main_only
 def _cut_once(inputs: Inputs, importance: Importance, sizes: dict[str, int], folder: Path) -> None:
     if not (folder / "model").exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -84,6 +84,7 @@ def append(path: Path | None, trial: Trial) -> None:
         os.fsync(file.fileno())
 
 
+@processes.main_only
 def read(path: Path | None, shapes: Sequence[Mapping[str, int]]) -> list[Trial]:
     """Every line so far; a last line without its end was cut short and is removed from the file.
 
@@ -92,10 +93,6 @@ def read(path: Path | None, shapes: Sequence[Mapping[str, int]]) -> list[Trial]:
     Raises:
         RunError: the file is damaged, or holds other shapes.
     """
-    return processes.by_main(lambda: _read(path, shapes))
-
-
-def _read(path: Path | None, shapes: Sequence[Mapping[str, int]]) -> list[Trial]:
     if path is None or not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from niwaki.errors import RunError
+from niwaki.ground.run import write_atomically
 from niwaki.reporting import figures
-from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
+from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.run_files import naming, open_run, read_files, recipe_text
 
 _FILES = {
     "data": "1-data/data.json",
@@ -28,19 +28,21 @@ def write_reward_report(run_dir: str | Path) -> Path:
     Raises:
         RunError: it is no reward run, or one of its files is damaged.
     """
-    folder = Path(run_dir)
-    if not (folder / "recipe.yaml").is_file():
-        raise RunError(f"{folder}: is no run.", "Give the directory that `niwaki run` made.")
-    try:
-        found = {n: json.loads((folder / p).read_text()) for n, p in _FILES.items() if (folder / p).exists()}
-        facts = reward_facts(found, name=folder.resolve().name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder}: a file of the run cannot be read: {error!r}.", "Run it again.") from error
-    facts["recipe"] = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    facts["backbone"] = yaml.safe_load(facts["recipe"])["backbone"]
-    out = folder / "report.html"
+    run = open_run(run_dir)
+    recipe = recipe_text(run)
+    facts = read_reward(run) | {"recipe": recipe}
+    with naming(run / "recipe.yaml"):
+        facts["backbone"] = yaml.safe_load(recipe or "")["backbone"]
+    out = run / "report.html"
     write_atomically(out, render("reward.html.j2", facts))
     return out
+
+
+def read_reward(run: Path) -> dict[str, Any]:
+    """`reward_facts` of a run directory. Raises RunError where one of its files is damaged."""
+    found = read_files(run, _FILES)
+    with naming(run):
+        return reward_facts(found, name=run.resolve().name)
 
 
 def reward_facts(found: Mapping[str, Any], *, name: str) -> dict[str, Any]:
