@@ -47,6 +47,6 @@ def load_tensors(path: Path, *, kind: str, expected: str) -> tuple[dict[str, Ten
         raise CheckpointError(f"{kind.capitalize()} file {path} is damaged: {error}.", remedy) from error
     if (found := described.pop("format", None)) != expected:
         raise CheckpointError(
-            f"{path} is not a file of kind {kind}: its format is {found!r}, not {expected!r}.", remedy
+            f"{path} is no {kind} file: its format is {found!r}, not {expected!r}.", remedy
         )
     return tensors, described
