@@ -14,7 +14,7 @@ from niwaki.ground.loop import Loss, RowSource
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import PREFER, REGRESS, RewardInputs
-from niwaki.recipe.reward import Training
+from niwaki.recipe.reward import Preference, Regression, Training
 from niwaki.reward.data import objectives_of
 from niwaki.reward.export import save_reward_model
 from niwaki.reward.extrapolate import sweep
@@ -106,7 +106,7 @@ def _save(trained: Scorable, out: Path, card: dict[str, Any]) -> None:
 
 def _train(
     inputs: RewardInputs,
-    section: Training,
+    section: Regression | Preference,
     scorable: Scorable,
     rows: RowSource,
     loss: Loss,

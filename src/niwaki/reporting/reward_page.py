@@ -19,6 +19,7 @@ _FILES = {
     "objectives": "6-objectives/objectives.json",
     "calibration": "7-calibrate/calibration.json",
     "results": "8-evaluate/results.json",
+    "justifier": "9-justify/results.json",
 }
 
 
@@ -51,7 +52,8 @@ def reward_facts(found: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     judged = results["sets"]["test"] if results else None
     return {
         "name": name,
-        "headline": _headline(judged),
+        "headline": _headline(judged, found.get("justifier")),
+        "justifier": found.get("justifier"),
         "data": found.get("data"),
         "sets": [_set(side, one) for side, one in (results["sets"] if results else {}).items()],
         "warnings": [*(results or {}).get("warnings", []), *(found.get("data") or {}).get("warnings", [])],
@@ -66,7 +68,13 @@ def reward_facts(found: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     }
 
 
-def _headline(judged: Mapping[str, Any] | None) -> str:
+def _headline(judged: Mapping[str, Any] | None, justifier: Mapping[str, Any] | None) -> str:
+    if judged is None and justifier is not None:
+        accuracy = justifier["judged"]["accuracy"]
+        return (
+            f"Of {justifier['judged']['num_pairs']:,} test pairs {accuracy['mean']:.1%} are in order "
+            f"({accuracy['low']:.1%} to {accuracy['high']:.1%}), each asked in both orders."
+        )
     if judged is None:
         return "A reward model, not finished yet."
     model, longer = judged["models"][judged["final"]], judged["models"]["longer answer"]["accuracy"]["mean"]
