@@ -147,10 +147,13 @@ def _shingles(said: list[str]) -> np.ndarray:
     grams = np.sort(ngram_hashes(hashes(said), min(SHINGLE_WORDS, max(len(said), 1))))
     if not len(grams):
         return np.empty(0, np.uint32)
-    begins = np.r_[0, np.flatnonzero(grams[1:] != grams[:-1]) + 1]
-    times = np.arange(len(grams)) - np.repeat(begins, np.diff(np.r_[begins, len(grams)]))
-    numbered = (grams ^ (times.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9))) >> np.uint64(32)
-    return np.unique(numbered.astype(np.uint32))
+    is_first = np.ones(len(grams), bool)
+    is_first[1:] = grams[1:] != grams[:-1]
+    if not is_first.all():
+        places = np.arange(len(grams))
+        times = places - np.maximum.accumulate(np.where(is_first, places, 0))
+        grams ^= times.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+    return np.unique((grams >> np.uint64(32)).astype(np.uint32))
 
 
 def _signature(shingles: np.ndarray) -> np.ndarray:
