@@ -19,7 +19,7 @@ from niwaki.verify.question import Question
 _LAYOUT = re.compile(
     r"\\(?:left|right|displaystyle|dfrac|tfrac|frac|text|textbf|mathrm|mathbf|quad|qquad|cdot|times|le|ge|leq|geq"
     r"|begin|end|boxed|[,;:! ])(?![A-Za-z])|\$|\[asy\].*?\[/asy\]",
-    re.DOTALL,
+    re.DOTALL | re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+|\d+", re.ASCII)
 _FOREIGN_WORD = re.compile(r"[^\W\d_]+|\d+")

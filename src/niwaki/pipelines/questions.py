@@ -130,8 +130,12 @@ def curate_inputs(section: Curate, seed: int) -> dict[str, Any]:
 
 
 def check_section(section: Curate) -> None:
-    """Raise for what only the rooms below know: adapters and blend files that do not exist (RecipeError), and a
-    blend of more rows than its sources can give (DataError)."""
+    """Refuse what only the rooms below know.
+
+    Raises:
+        RecipeError: an adapter or a blend file that does not exist.
+        DataError: a blend of more rows than its sources can give.
+    """
     for source in (*section.sources, *section.benchmarks):
         if source.adapter not in NAMES:
             meant = nearest(source.adapter, list(NAMES))
