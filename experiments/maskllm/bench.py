@@ -42,6 +42,7 @@ HELD_OUT_ROWS = 96
 CURVE_ROWS = 16
 CURVE_POINTS = 4
 UNSEEN = "unseen"
+STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,18 @@ MODELS = {
         num_steps=160,
         learning_rate=2e-3,
         precision="bfloat16",
+        calibration_rows=64,
+    ),
+    "novels": Dense(
+        name="novels",
+        model="data/novels/model",
+        data="data/text_novels100/train",
+        held_out=0.06,
+        sequence_length_tokens=256,
+        batch_rows=8,
+        num_steps=160,
+        learning_rate=2e-3,
+        precision="float32",
         calibration_rows=64,
     ),
     "stories260K": Dense(

@@ -12,8 +12,20 @@ from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
-from arms import KAPPA, PRIORS, REGULARISER, Arms, dense_layers
-from bench import MODELS, RESULTS, RUNS, SEEDS
+from arms import (
+    DISTILLED,
+    KAPPA,
+    LONG,
+    LONG_DISTILLED,
+    ONE_SHOT,
+    PRIORS,
+    REGULARISER,
+    SHORT_OVER_UPDATED,
+    UNSEEN_TEXT,
+    Arms,
+    dense_layers,
+)
+from bench import MODELS, RESULTS, RUNS, SEEDS, STUDENT
 from scipy.stats import t as student_t
 
 matplotlib.use("Agg")
@@ -25,6 +37,7 @@ IMAGES = ROOT / "docs" / "images" / "maskllm"
 Found = Mapping[str, Sequence[Mapping[str, Any]]]
 
 DENSE, UPDATED = "dense", "sparsegpt, weights updated"
+(LONGEST,) = LONG_DISTILLED
 
 
 def collect(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -172,39 +185,47 @@ def domain_rows(found: Found, names: Sequence[str]) -> tuple[list[str], list[str
     return lines, verdicts
 
 
-def together(sapling: Found) -> list[str]:
+def together(sapling: Found, student: Found) -> list[str]:
     """What compressing and sparsifying cost, one after the other."""
-    path = RESULTS / "together.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    ways = list(next(iter(found.values()))["losses"])
-    students = {way: [one["losses"][way] for one in found.values()] for way in ways}
-    parameters = next(iter(found.values()))["num_parameters"]
     text = [
         "## Compress, then sparsify",
         "",
-        f"Students of sapling with half its layers, {parameters:,} parameters of 5,771,520, cut and "
-        "distilled by `experiments/minitron` on 48,000 tokens; then 2:4 in one shot, calibrated on 64 rows:",
+        "Students of sapling with half its layers, 3,410,176 parameters of 5,771,520, cut and distilled by "
+        "`experiments/minitron` on 48,000 tokens, then 2:4; the learned mask is distilled from the dense "
+        "student:",
         "",
         "```bash",
         'python experiments/maskllm/together.py --students "runs/minitron/sapling/STUDENT/{seed}/model"',
         "```",
         "",
-        f"| 2:4 by | sapling | student, {len(found)} seeds | 2:4 costs sapling | 2:4 costs the student |",
-        "|---|---|---|---|---|",
+        "| 2:4 by | sapling | student | 2:4 costs sapling | 2:4 costs the student | seeds |",
+        "|---|---|---|---|---|---|",
     ]
     dense = mean(by_seed(sapling, DENSE).values())
-    for way in ways:
-        own = list(by_seed(sapling, way).values())
-        cost = f"{mean(own) - dense:+.4f}" if way != DENSE else ""
-        rise = f"{mean(students[way]) - mean(students[DENSE]):+.4f}" if way != DENSE else ""
-        text.append(f"| {way} | {mean(own):.4f} | {mean(students[way]):.4f} | {cost} | {rise} |")
-    return [*text, ""]
+    own_dense = by_seed(student, DENSE)
+    for arm in ("magnitude", "wanda", UPDATED, LONGEST):
+        losses = by_seed(student, arm)
+        if not losses:
+            continue
+        above, cost = mean(by_seed(sapling, arm).values()), interval_of_costs(losses, own_dense)
+        text.append(
+            f"| {arm} | {above:.4f} | {mean(losses.values()):.4f} | {above - dense:+.4f} | {cost} "
+            f"| {len(losses)} |"
+        )
+    text += ["", f"The dense student is at {mean(own_dense.values()):.4f}, sapling at {dense:.4f}."]
+    return [*text, "", *claims(student, [(LONGEST, UPDATED), (UPDATED, "wanda")])]
+
+
+def interval_of_costs(losses: Mapping[int, float], dense: Mapping[int, float]) -> str:
+    rises = [loss - dense[seed] for seed, loss in losses.items()]
+    if len(rises) < len(SEEDS):
+        return f"{mean(rises):+.4f}"
+    centre, low, high = interval(rises)
+    return f"{centre:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def main() -> None:
-    found = {name: collect(name) for name in MODELS}
+    found = {name: collect(name) for name in (*MODELS, STUDENT)}
     sapling, stories = found["sapling"], found["stories260K"]
     text = [(Path(__file__).parent / "intro.md").read_text(), "## D1. Learned against one shot", ""]
     text += [
@@ -213,25 +234,20 @@ def main() -> None:
         "closed.",
         "",
     ]
-    main_arms = ["dense", "magnitude", "wanda", "sparsegpt, mask only", UPDATED]
-    for name, each, learned in (
+    one_shot = list(ONE_SHOT)
+    for name, learned in (
         (
             "stories260K",
-            stories,
             ["learned", "learned, distilled", "learned, 160 steps", "learned over updated weights"],
         ),
         (
             "sapling",
-            sapling,
-            [
-                "learned",
-                "learned, distilled",
-                "learned, distilled, unseen text",
-                "learned over updated weights, distilled, 36 steps",
-            ],
+            ["learned", *list(DISTILLED), *list(LONG), *list(UNSEEN_TEXT)[:1], *list(SHORT_OVER_UPDATED)],
         ),
+        ("novels", list(LONG)),
     ):
-        text += [f"**{name}**", "", *table(each, [*main_arms, *learned])]
+        text += [f"**{name}**", "", *table(found[name], [*one_shot, *learned])]
+    text += ["stories260K:", ""]
     text += claims(
         stories,
         [
@@ -242,19 +258,14 @@ def main() -> None:
             ("learned", "learned, distilled"),
         ],
     )
-    text += [
-        "sapling:",
-        "",
-        *claims(
-            sapling,
-            [
-                ("learned, distilled, unseen text", UPDATED),
-                ("learned over updated weights, distilled, 36 steps", UPDATED),
-                (UPDATED, "wanda"),
-                ("wanda", "magnitude"),
-            ],
-        ),
-    ]
+    for name in ("sapling", "novels"):
+        pairs = [
+            (LONGEST, UPDATED),
+            (LONGEST, "learned, 480 steps"),
+            (UPDATED, "wanda"),
+            ("wanda", "magnitude"),
+        ]
+        text += [f"{name}:", "", *claims(found[name], pairs)]
     text += [
         "## D2. The prior",
         "",
@@ -331,7 +342,7 @@ def main() -> None:
             ("learned, last two layers dense", "learned, last layer dense"),
         ],
     )
-    text += together(sapling)
+    text += together(sapling, found[STUDENT])
     PAGE.write_text("\n".join(text).rstrip() + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Compress, then sparsify: what each costs in loss, on students that `experiments/minitron` made of sapling.
+"""Compress, then sparsify: the arms of this bench on students that `experiments/minitron` made of sapling.
 
 python experiments/maskllm/together.py --students "runs/minitron/sapling/without-1-2-3-4-kl/{seed}/model"
 """
@@ -6,23 +6,10 @@ python experiments/maskllm/together.py --students "runs/minitron/sapling/without
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import torch
-from bench import MODELS, PATTERN, RESULTS, SEEDS, Bench
-
-from niwaki.ground.model import count_parameters, load_model
-from niwaki.ground.run import write_atomically
-from niwaki.masks.apply import apply_in_memory
-from niwaki.masks.oneshot import one_shot
-
-WAYS: dict[str, dict[str, Any]] = {
-    "magnitude": {"method": "magnitude"},
-    "wanda": {"method": "wanda"},
-    "sparsegpt, weights updated": {"method": "sparsegpt", "update": True},
-}
+from arms import LONG_DISTILLED, ONE_SHOT
+from bench import MODELS, SEEDS, STUDENT, Bench, run_arm
 
 
 def main() -> None:
@@ -31,26 +18,10 @@ def main() -> None:
     )
     parser.add_argument("--students", required=True, help="model folder, with {seed} in it")
     students = parser.parse_args().students
-    bench = Bench(MODELS["sapling"])
-    path = RESULTS / "together.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for seed in SEEDS:
-        if str(seed) in found:
-            continue
-        folder = Path(students.format(seed=seed))
-        student = load_model(folder, dtype=torch.float32)
-        losses = {"dense": bench.measure(student)}
-        num_parameters = count_parameters(student)
-        for way, settings in WAYS.items():
-            model = load_model(folder, dtype=torch.float32)
-            pruned = one_shot(
-                model, bench.calibration(seed), pattern=PATTERN, num_samples=64, batch_rows=8, **settings
-            )
-            apply_in_memory(model, {each.name: each.numbers for each in pruned}, PATTERN)
-            losses[way] = bench.measure(model)
-        found[str(seed)] = {"num_parameters": num_parameters, "losses": losses}
-        write_atomically(path, json.dumps(found, indent=1) + "\n")
-        print(seed, found[str(seed)], flush=True)
+        bench = Bench(replace(MODELS["sapling"], name=STUDENT, model=students.format(seed=seed)))
+        for arm, settings in (ONE_SHOT | LONG_DISTILLED).items():
+            run_arm(bench, arm, seed, settings)
 
 
 if __name__ == "__main__":

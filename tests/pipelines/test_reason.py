@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from niwaki.cli import app
@@ -72,7 +73,15 @@ def test_every_stage_leaves_files_that_people_and_tools_read(done):
     assert results["models"]["trained"]["all"]["samples"] == 12 * 4
     assert set(results["gain"]) == {"all", "comparison", "logic"}
     kept = {p.suffix for p in out.rglob("*") if p.is_file()} - {""}
-    assert kept <= {".json", ".jsonl", ".yaml", ".html", ".safetensors", ".jinja", ".txt"}
+    assert kept <= {".json", ".jsonl", ".yaml", ".html", ".safetensors", ".jinja", ".txt", ".md"}
+
+
+def test_the_card_shows_what_training_changed_and_states_no_licence_of_its_own(done):
+    out, results = done
+    card = (out / "4-rl" / "model" / "README.md").read_text()
+    row = next(line for line in card.splitlines() if line.startswith("| Accuracy"))
+    assert f"{100 * results['models']['trained']['all']['accuracy']['mean']:.1f}" in row
+    assert "license" not in yaml.safe_load(card.split("---")[1])
 
 
 def test_a_finished_run_is_not_done_again(done):

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from niwaki.cli import app
 from niwaki.errors import BudgetError, CheckpointError, NiwakiError, RecipeError, RunError
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.model import load_model
@@ -113,6 +115,19 @@ def test_the_report_shows_methods_curve_difference_and_sensitivity(finished):
     for words in ("SparseGPT", "weights updated", "Loss by step", "What learning changed", "What each layer"):
         assert words in page
     assert set(results["sensitivity"]) == {"0", "1"} or set(results["sensitivity"]) == {0, 1}
+
+
+def test_the_card_beside_the_model_has_the_table_and_the_recipe(finished):
+    out, results, recipe = finished
+    card = (out / "3-apply" / "model" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert {"niwaki", "sparsity"} <= set(front["tags"])
+    row = next(line for line in card.splitlines() if line.startswith("| Learned"))
+    assert f"{results['models']['sparse']['held_out_loss']['mean']:.3f}" in row
+    assert 'pattern: "2:4"' in card or "pattern: '2:4'" in card
+    assert str(Path(recipe.model).parent) not in card
+    pushed = CliRunner().invoke(app, ["push", str(out), "gardener/sparse", "--license", "mit", "--dry-run"])
+    assert "model.safetensors" in pushed.stdout, pushed.output
 
 
 def test_a_finished_run_is_left_alone_and_a_changed_recipe_is_refused(finished):

@@ -8,19 +8,10 @@ from typer.testing import CliRunner
 
 from niwaki.cli import app
 from niwaki.errors import DataError, RecipeError
-from niwaki.ground.chat import Chat
 from niwaki.pipelines import reward as pipeline
 from niwaki.recipe.load import build
 from niwaki.recipe.reward import RewardRecipe, starter
 from niwaki.reward.features import Features, cache_pairs, load_extractor, read_published
-from niwaki.reward.justifier import (
-    JustificationRows,
-    justification,
-    justifier_loss,
-    prefer_first,
-    question,
-    statement,
-)
 from niwaki.reward.scorer import load_scorer
 from niwaki.reward.tokens import encode_pairs
 
@@ -108,6 +99,11 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     assert "Errors worth reading" in page or judged["errors"] == []
     assert "Objectives" in page
     assert "Calibration" in page
+    card = (run / "out" / "7-calibrate" / "model" / "README.md").read_text()
+    assert "AutoModelForSequenceClassification" in card
+    row = next(line for line in card.splitlines() if line.startswith("| Test pairs, objectives"))
+    assert f"{100 * judged['models']['objectives']['accuracy']['mean']:.1f}" in row
+    assert str(run) not in card
     # Nothing is done twice.
     before = (run / "out" / "2-regress" / "DONE").stat().st_mtime_ns
     pipeline.run(recipe, out=run / "out")
@@ -147,9 +143,7 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     states, _ = scorer.states(talk)
     found = score_conversations(heads, talk)
     assert found == pytest.approx(objectives.rewards(states) @ objectives.transform, abs=1e-4)
-    assert score_conversations(scorer.scorable, talk)[:, 0] == pytest.approx(
-        objectives.score(states), abs=1e-4
-    )
+    assert score_conversations(scorer.model, talk)[:, 0] == pytest.approx(objectives.score(states), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -212,26 +206,6 @@ def test_states_do_not_depend_on_the_batch_and_prompts_are_shared(backbone, pair
     assert ends.numpy() == pytest.approx(other_ends.numpy(), abs=1e-5)
 
 
-def test_an_encoder_gives_means(tmp_path, tokenizer, pairs):
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    extractor = load_extractor(tmp_path / "bert")
-    assert extractor.pooling == "mean"
-    tokens, _ = encode_pairs(extractor.chat, pairs[:4], max_tokens=128)
-    from niwaki.reward.features import states
-
-    together, _ = states(extractor, tokens.chosen)
-    alone, _ = states(extractor, tokens.chosen[1:2])
-    assert alone[0].numpy() == pytest.approx(together[1].numpy(), abs=1e-5)
-
-
 def test_means_are_over_the_answer_and_prompts_do_not_see_it(backbone, pairs):
     from niwaki.reward.features import states
 
@@ -250,25 +224,6 @@ def test_means_are_over_the_answer_and_prompts_do_not_see_it(backbone, pairs):
     assert prompts[0].numpy() == pytest.approx(hidden[: c.prompt_end + 1].mean(0).numpy(), abs=1e-5)
 
 
-def test_an_encoder_is_refused_as_the_backbone_of_a_run(tmp_path, tokenizer):
-    from transformers import BertConfig, BertModel
-
-    from niwaki.pipelines.reward_inputs import RewardInputs, write_data
-    from niwaki.pipelines.reward_objectives import features
-
-    config = BertConfig(
-        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    changes = {"regression": None, "preference": None, "expo": None}
-    inputs = RewardInputs(recipe_of(tmp_path / "bert", tmp_path, **changes), tmp_path / "out")
-    (tmp_path / "out" / "1-data").mkdir(parents=True)
-    write_data(inputs, tmp_path / "out" / "1-data")
-    with pytest.raises(RecipeError, match="is an encoder"):
-        features(inputs, tmp_path / "out")
-
-
 def test_the_published_layout_is_read(tmp_path):
     from safetensors.numpy import save_file
 
@@ -279,36 +234,3 @@ def test_the_published_layout_is_read(tmp_path):
     save_file({"embeddings": np.zeros((3, 2, 4), np.float32), "prompt_embeddings": prompts}, tmp_path / "a")
     with pytest.raises(DataError, match="pair 1 has two different"):
         read_published(tmp_path / "a")
-
-
-def test_the_justifier_learns_its_targets_and_swapping_flips_the_sign(tiny_model, tokenizer, tmp_path):
-    from niwaki.ground.loop import fit
-
-    assert question("p", "a", "b").endswith("Between @Response 1 and @Response 2, which is better?")
-    assert statement(-2) == "@Response 1 is better than @Response 2."
-    assert statement(3) == "@Response 2 is much better than @Response 1."
-    chat = Chat(tokenizer)
-    examples = [
-        justification(f"r{i}", "Tree?", *order, elaboration="", strength=strength)
-        for i, (order, strength) in enumerate([(("pine", "stone"), -2), (("stone", "pine"), 2)] * 4)
-    ]
-    rows = JustificationRows(chat, examples, max_tokens=256, pad_id=0, seed=0)
-    batch = rows.take(0, 4)
-    shown = [batch["targets"][i][batch["mask"][i]].tolist() for i in range(4)]
-    assert all("Response" in tokenizer.decode(ids) and "Tree" not in tokenizer.decode(ids) for ids in shown)
-    fit(
-        tiny_model,
-        rows,
-        justifier_loss,
-        out=tmp_path,
-        num_steps=40,
-        batch_rows=4,
-        micro_rows=4,
-        learning_rate=1e-2,
-    )
-    forward, backward = prefer_first(
-        tiny_model.eval(), chat, [("Tree?", "pine", "stone"), ("Tree?", "stone", "pine")]
-    )
-    assert forward == pytest.approx(-backward, abs=1e-5)
-    with pytest.raises(DataError, match="r0: "):
-        JustificationRows(chat, examples, max_tokens=20, pad_id=0, seed=0)

@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 
-from niwaki.errors import EvaluationError
+from niwaki.errors import DataError, EvaluationError
 from niwaki.evaluation.preference import compare_pairs, judge_pairs, pair_accuracy
 from niwaki.evaluation.rewardbench import (
     SECTIONS,
+    SUBSETS_V2,
     overall,
     rewardbench,
     rewardbench2,
     section_scores,
     ties_score,
 )
+from niwaki.reward.records import read_rows
 
 
 def test_counts_and_weights():
@@ -73,7 +75,8 @@ def test_best_of_four_and_shared_firsts():
     found = rewardbench2(rows, lambda prompts, answers: np.array([float(a) for a in answers]))
     assert found["correct"] == {"a": 1.0, "b": 0.5, "c": 0.0}
     assert found["subsets"] == {"Math": 0.75, "Focus": 0.0}
-    assert found["score"] == pytest.approx(0.375)
+    assert found["score"] is None
+    assert found["missing"] == ["Factuality", "Precise IF", "Safety", "Ties"]
 
 
 def test_ties():
@@ -83,8 +86,104 @@ def test_ties():
     wide = {"ref:1": (np.array([5.0, 4.5]), 1), "tied:1": (np.array([9.0, 4, 1]), 2)}
     # The gap of 3 is narrower than the spread of 5.
     assert ties_score(wide) == pytest.approx(0.6 + 0.01 * np.tanh(0.5 / 5 - 1))
+    equal = {"ref:1": (np.array([5.0, 0]), 1), "tied:1": (np.array([4.0, 4, 0]), 2)}
+    # No spread: the gap over it is without limit, and its tanh is 1, or -1 below 0.
+    assert ties_score(equal) == pytest.approx(1.01)
+    below = {"ref:1": (np.array([5.0, 0]), 1), "tied:1": (np.array([4.0, 4, 6]), 2)}
+    assert ties_score(below) == pytest.approx(0.30 - 0.01)
+    with pytest.raises(EvaluationError, match="expected ref:N or tied:N"):
+        ties_score({"7": (np.array([5.0, 0]), 1)})
     wrong = {"ref:1": (np.array([1.0, 4.5]), 1), "tied:1": (np.array([1.0, 1, 3]), 2)}
-    assert ties_score(wrong) == pytest.approx(0.0)
+    assert ties_score(wrong) == pytest.approx(-0.01)
+
+
+V1_COLUMNS = ("prompt", "chosen", "chosen_model", "rejected", "rejected_model", "subset", "id")
+
+
+def hub_folder(folder, split, rows):
+    """A local copy of a hub dataset: parquet under data/, a readme beside it."""
+    import pyarrow
+    from pyarrow import parquet
+
+    (folder / "data").mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / f"{split}-00000-of-00001.parquet")
+    (folder / "README.md").write_text("A benchmark.\n")
+    return folder
+
+
+def test_v1_in_its_published_form_weighs_subsets_as_published(tmp_path):
+    """Half of math-prm wrong costs a quarter of Reasoning; all of one language a twelfth."""
+    rows = []
+    for weights in SECTIONS.values():
+        for subset in weights:
+            for i in range(4):
+                bad = (subset == "math-prm" and i < 2) or subset == "hep-go" or subset == "donotanswer"
+                answers = ("low", "high") if bad else ("high", "low")
+                values = ("How?", answers[0], "a", answers[1], "b", subset, len(rows))
+                rows.append(dict(zip(V1_COLUMNS, values, strict=True)))
+    source = hub_folder(tmp_path / "reward-bench", "filtered", rows)
+    hub_folder(tmp_path / "other", "raw", rows)
+    found = rewardbench(
+        read_rows(str(source), split="filtered"),
+        lambda prompts, answers: np.array([a == "high" for a in answers], float),
+    )
+    assert found["sections"] == {
+        "Chat": 1.0,
+        "Chat Hard": 1.0,
+        "Safety": pytest.approx(1 - 136 / 740),
+        "Reasoning": pytest.approx(1 - (0.5 * 984 + 164) / 1968),
+    }
+    assert found["score"] == pytest.approx((2 + 604 / 740 + 1312 / 1968) / 4)
+    assert len(found["correct"]) == 4 * 23
+    with pytest.raises(DataError, match="split 'filtered'"):
+        list(read_rows(str(tmp_path / "other"), split="filtered"))
+
+
+def test_v2_in_its_published_form(tmp_path):
+    rows = []
+
+    def row(identity, subset, chosen, rejected):
+        rows.append(
+            {
+                "id": identity,
+                "prompt": "Which?",
+                "chosen": chosen,
+                "rejected": rejected,
+                "num_correct": len(chosen),
+                "num_incorrect": len(rejected),
+                "total_completions": len(chosen) + len(rejected),
+                "models": ["m"],
+                "subset": subset,
+                "additional_metadata": None,
+            }
+        )
+
+    for number, subset in enumerate(SUBSETS_V2[:-1]):
+        row(str(number), subset, ["9"], ["1", "2", "3"])
+        row(str(number + 10), subset, ["3"], ["1", "3", "2"])
+    row("ref:0", "Ties", ["9"], ["1", "2"])
+    row("tied:0", "Ties", ["9", "8"], ["1", "2"])
+    source = hub_folder(tmp_path / "reward-bench-2", "test", rows)
+    found = rewardbench2(
+        read_rows(str(source), split="test"), lambda prompts, answers: np.array([float(a) for a in answers])
+    )
+    assert found["missing"] == []
+    assert found["subsets"]["Precise IF"] == 0.75
+    ties = 1 + 0.01 * np.tanh(6 / 1 - 1)
+    assert found["subsets"]["Ties"] == pytest.approx(ties)
+    assert found["score"] == pytest.approx((5 * 0.75 + ties) / 6)
+
+
+def test_rows_of_one_version_are_not_taken_for_the_other():
+    def score(prompts, answers):
+        return np.zeros(len(answers))
+
+    one = ("r", {"prompt": "p", "chosen": "a", "rejected": "b", "subset": "Math"})
+    two = ("r", {"prompt": "p", "chosen": ["a"], "rejected": ["b"], "subset": "Math"})
+    with pytest.raises(EvaluationError, match="rewardbench2"):
+        rewardbench([two], score)
+    with pytest.raises(EvaluationError, match="RewardBench v1"):
+        rewardbench2([one], score)
 
 
 def test_accuracy_resamples_prompts_and_pairs_models():

@@ -19,6 +19,7 @@ TEACHER = {"layer": 8, "hidden": 256, "ffn": 704, "kv": 4, "group": 2, "dim": 32
 STUDENT = {"layer": 6, "hidden": 192, "ffn": 512, "kv": 4, "group": 1, "dim": 32, "vocab": 4096}
 
 RECIPE = """\
+kind: compress
 model: sapling
 out: runs/demo
 seed: 0

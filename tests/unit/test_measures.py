@@ -194,5 +194,5 @@ def test_an_importance_file_that_is_missing_or_damaged_is_refused(tmp_path, cont
 
 def test_a_score_file_is_no_importance_file(tmp_path, model):
     score(model, Rows(), num_samples=2).save(tmp_path / "scores.safetensors")
-    with pytest.raises(CheckpointError, match="not an importance file"):
+    with pytest.raises(CheckpointError, match="is no importance file"):
         load_importance(tmp_path / "scores.safetensors")

@@ -502,7 +502,7 @@ def test_a_teacher_known_by_name_gives_its_licence_from_its_folder(tmp_path):
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     edit(run / "manifest.json", lambda manifest: manifest["teacher"].update(path="big/tree"))
-    card = write_card(run, run / "4-distill" / "model", teacher_dir=folder).read_text()
+    card = write_card(run, run / "4-distill" / "model", source_dir=folder).read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert (front["base_model"], front["license"]) == ("big/tree", "apache-2.0")
 

@@ -1,4 +1,4 @@
-"""Verbs for reward models: `niwaki reward score`, `rank` and `explain`, and `niwaki lint`."""
+"""Verbs for reward models: `niwaki reward score`, `rank`, `explain` and `justify`, and `niwaki lint`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from niwaki.cli.app import EXIT_WRONG_ANSWER, app
 from niwaki.cli.output import AsJson, print_json
 
 reward = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Use a reward model: score, rank, explain."
+    no_args_is_help=True, rich_markup_mode=None, help="Use a reward model: score, rank, explain, justify."
 )
 app.add_typer(reward, name="reward")
 
@@ -74,6 +74,22 @@ def explain(
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             show_explanation(row)
+
+
+@reward.command()
+def justify(
+    model: Annotated[str, typer.Argument(help="A justifier: 9-justify/model of a run, or a hub name.")],
+    file: Annotated[Path, typer.Argument(help='JSON lines with "prompt", "response" and "other".')],
+) -> None:
+    """Say which of two answers is better, and why, asked in both orders.
+
+    Prints the rows as JSON lines, with "preferred" (response or other), "log_odds", "both_orders_agree" and
+    "justification", in which @Response 1 is the response.
+    """
+    from niwaki.pipelines.reward_justify import justify_file
+
+    for row in justify_file(model, file):
+        typer.echo(json.dumps(row, ensure_ascii=False))
 
 
 @app.command()

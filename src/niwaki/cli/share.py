@@ -17,7 +17,7 @@ def push(
     repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="Its name on the Hub.")],
     licence: Annotated[
         str | None,
-        typer.Option("--license", help="Licence, such as apache-2.0, where the teacher's card names none."),
+        typer.Option("--license", help="Licence, such as apache-2.0, where no card names one."),
     ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Everyone can see it. Default: a private repository.")
@@ -32,7 +32,8 @@ def push(
 ) -> None:
     """Publish the model of a finished run on the Hub, with a full card.
 
-    The teacher's licence is carried over. What arrived is compared with what was sent.
+    The licence of the model that the run began with is carried over. What arrived is compared with what was
+    sent.
     """
     from niwaki.pipelines.publish import prepare
     from niwaki.pipelines.publish import push as send

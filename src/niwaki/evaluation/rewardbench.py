@@ -53,7 +53,8 @@ SECTIONS: dict[str, dict[str, int]] = {
     },
 }
 PRIOR_SETS_WEIGHT = 0.5
-SUBSETS_V2 = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
+TIES = "Ties"
+SUBSETS_V2 = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ def rewardbench(rows: Iterable[tuple[str, Mapping[str, Any]]], score: Score) -> 
         EvaluationError: a row lacks a column, or there are none.
     """
     named = [(name, _columns(name, row, ("prompt", "chosen", "rejected", "subset"))) for name, row in rows]
+    for name, row in named:
+        if not isinstance(row["chosen"], str) or not isinstance(row["rejected"], str):
+            raise EvaluationError(
+                f"{name}: chosen or rejected is no text.",
+                "Lists of answers are RewardBench 2: give them as `evaluate.rewardbench2`.",
+            )
     if not named:
         raise EvaluationError(
             "RewardBench has no rows.", "Give allenai/reward-bench, split filtered, or a file."
@@ -129,7 +136,11 @@ def rewardbench2(rows: Iterable[tuple[str, Mapping[str, Any]]], score: Score) ->
     with others counts as a share.
 
     Returns:
-        `subsets`, their plain mean `score`, `correct` (row -> share).
+        `subsets`, their plain mean `score` (None unless all six are there), `missing` subsets, `correct` (row
+        -> share).
+
+    Raises:
+        EvaluationError: a row lacks a column, or there are none.
     """
     read = [_best(name, row) for name, row in rows]
     if not read:
@@ -143,7 +154,7 @@ def rewardbench2(rows: Iterable[tuple[str, Mapping[str, Any]]], score: Score) ->
     correct: dict[str, float] = {}
     ties: dict[str, tuple[np.ndarray, int]] = {}
     for best, s in zip(read, scores, strict=True):
-        if best.subset == "Ties":
+        if best.subset == TIES:
             ties[best.row] = (s, best.num_correct)
             continue
         top = np.flatnonzero(s == s.max())
@@ -151,8 +162,10 @@ def rewardbench2(rows: Iterable[tuple[str, Mapping[str, Any]]], score: Score) ->
         shares[best.subset].append(correct[best.row])
     subsets = {subset: float(np.mean(flags)) for subset, flags in shares.items()}
     if ties:
-        subsets["Ties"] = ties_score(ties)
-    return {"subsets": subsets, "score": float(np.mean(list(subsets.values()))), "correct": correct}
+        subsets[TIES] = ties_score(ties)
+    missing = [subset for subset in SUBSETS_V2 if subset not in subsets]
+    score_v2 = None if missing else float(np.mean([subsets[subset] for subset in SUBSETS_V2]))
+    return {"subsets": subsets, "missing": missing, "score": score_v2, "correct": correct}
 
 
 def ties_score(rows: Mapping[str, tuple[np.ndarray, int]]) -> float:
@@ -160,10 +173,18 @@ def ties_score(rows: Mapping[str, tuple[np.ndarray, int]]) -> float:
 
     0.30 accuracy on tied + 0.30 on reference prompts, where every right answer beats every wrong one; 0.20 x
     how often that gap is wider than the spread of the right answers; 0.20 x the same with the smaller gap of
-    the two; and 0.01 x the mean of tanh(smaller gap / spread - 1).
+    the two; and 0.01 x the mean of tanh(smaller gap / spread - 1), whose limit counts where the spread is 0.
+
+    Raises:
+        EvaluationError: an id that is neither "ref:N" nor "tied:N", or a row without right or wrong answers.
     """
     gap, spread, accurate = {}, {}, {}
     for name, (scores, num_correct) in rows.items():
+        if name.split(":")[0] not in ("ref", "tied") or ":" not in name:
+            raise EvaluationError(
+                f"{name}: the id of a row of the subset Ties, expected ref:N or tied:N.",
+                "Give the benchmark as it is published, with its column `id`.",
+            )
         good, bad = scores[:num_correct], scores[num_correct:]
         if not len(good) or not len(bad):
             raise EvaluationError(
@@ -180,7 +201,7 @@ def ties_score(rows: Mapping[str, tuple[np.ndarray, int]]) -> float:
         smaller = min(gap[f"ref:{number}"], gap[name])
         wider.append(gap[name] > spread[name])
         hard.append(smaller > spread[name])
-        margins.append(tanh(smaller / spread[name] - 1) if spread[name] > 0 else 0.0)
+        margins.append(tanh(smaller / spread[name] - 1) if spread[name] > 0 else float(np.sign(smaller)))
 
     def mean(values: Iterable[Any]) -> float:
         listed = [float(v) for v in values]
@@ -197,8 +218,13 @@ def ties_score(rows: Mapping[str, tuple[np.ndarray, int]]) -> float:
 
 def _best(name: str, row: Mapping[str, Any]) -> Best:
     row = _columns(name, row, ("prompt", "chosen", "rejected", "subset"))
-    label = str(row.get("id", name)) if row["subset"] == "Ties" else name
-    chosen, rejected = list(row["chosen"]), list(row["rejected"])
+    label = str(row.get("id", name)) if row["subset"] == TIES else name
+    chosen, rejected = row["chosen"], row["rejected"]
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        raise EvaluationError(
+            f"{name}: chosen or rejected is one text, expected lists of answers.",
+            "These look like rows of RewardBench v1: give them as `evaluate.rewardbench`.",
+        )
     return Best(label, row["subset"], row["prompt"], (*chosen, *rejected), len(chosen))
 
 

@@ -25,6 +25,11 @@ PLAIN_TEMPLATE = (
     "{{ message['role'] }}:\n{{ message['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\nassistant:\n' }}{% endif %}"
 )
+# For encoders, which have no end-of-text token but one between texts.
+PLAIN_ENCODER_TEMPLATE = (
+    "{{ cls_token }}{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}"
+    "{{ sep_token }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
+)
 PAD_TOKEN = "<|pad|>"
 _KNOWN_PADS = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<unk>")
 _PROBE = (
@@ -59,7 +64,8 @@ class Chat:
         if template is not None:
             tokenizer.chat_template = template
         elif self.is_plain:
-            tokenizer.chat_template = PLAIN_TEMPLATE
+            encodes = tokenizer.eos_token is None and tokenizer.sep_token is not None
+            tokenizer.chat_template = PLAIN_ENCODER_TEMPLATE if encodes else PLAIN_TEMPLATE
         self._prompt = lru_cache(maxsize=64)(self._prompt_ids)
 
     def text(self, messages: Messages, *, to_answer: bool = False) -> str:

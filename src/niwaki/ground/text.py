@@ -138,7 +138,7 @@ def source_fingerprint(source: str, **options: object) -> str:
     if source == "stdlib":
         parts.append(sys.version)
     elif path.exists():
-        for file in source_files(path):
+        for file in [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()):
             stat = file.stat()
             parts.append((file.name, stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ Shapes: B rows, S positions, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Stop:
     Attributes:
         number: of the layer, from 0.
         layer: the module, with its weights in memory.
+        is_last: whether no other layer hears what this one makes.
         states: batch after batch [B, S, D], in the machine's memory: the inputs of the layer, and after
             `advance` its outputs; after the last layer the outputs of the final norm. Empty in front of layer
             0, whose inputs the model makes itself.
@@ -68,10 +69,10 @@ class Stop:
 
     number: int
     layer: nn.Module
+    is_last: bool
     states: list[Tensor]
     _model: PreTrainedModel
     _batches: Sequence[Arguments]
-    _is_last: bool
     _advanced: bool = field(default=False)
 
     def run(self, batch: int) -> Tensor:
@@ -82,9 +83,9 @@ class Stop:
             if self.number
             else nullcontext()
         )
-        with start, _outputs(self.layer, found):
+        with start, nullcontext() if self.is_last else _ending_with(self.layer, found):
             ended: Tensor = self._model.base_model(**self._batches[batch], use_cache=False).last_hidden_state
-        return ended if self._is_last else found[0]
+        return ended if self.is_last else found[0]
 
     def advance(self, around: Around = _alone) -> None:
         """Go through the layer, as it is now, with every batch."""
@@ -111,16 +112,27 @@ def walk(model: PreTrainedModel, batches: Sequence[Arguments]) -> Iterator[Stop]
     states: list[Tensor] = []
     for number, layer in enumerate(layers):
         with holding(model, number), only_layers(model, [number]):
-            stop = Stop(number, layer, states, model, batches, number == len(layers) - 1)
+            stop = Stop(number, layer, number == len(layers) - 1, states, model, batches)
             yield stop
-            if not stop._advanced and not stop._is_last:
+            if not stop._advanced and not stop.is_last:
                 stop.advance()
 
 
+class _LayerEndedError(Exception):
+    """Ends the run of a model behind a layer; never leaves this module."""
+
+
 @contextmanager
-def _outputs(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
-    handle = layer.register_forward_hook(lambda module, args, output: found.append(layer_output(output)))
+def _ending_with(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
+    """End the model's forward pass, and with it the block, when `layer` has its output: no final norm."""
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        found.append(layer_output(output))
+        raise _LayerEndedError
+
+    handle = layer.register_forward_hook(end)
     try:
-        yield
+        with suppress(_LayerEndedError):
+            yield
     finally:
         handle.remove()

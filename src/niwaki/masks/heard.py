@@ -26,9 +26,17 @@ Place = tuple[str, int | None]
 """The name of a tensor, and the expert in it whose matrix is meant."""
 
 
+_BAND = 128
+"""Rows of a Gram matrix that are summed at once, right of the diagonal only: the rest is their mirror."""
+
+
 @dataclass
 class Inputs:
-    """Sums over tokens of what some matrices of a layer are given: `sums` [I, I], or [I] its diagonal."""
+    """Sums over tokens of what some matrices of a layer are given.
+
+    Attributes:
+        sums: [I, I], whose entries below the diagonal are filled in by `mirror`, or [I] its diagonal.
+    """
 
     places: list[Place] = field(default_factory=list)
     sums: Tensor | None = None
@@ -40,9 +48,17 @@ class Inputs:
             size = x_NI.shape[-1]
             self.sums = torch.zeros((size, size) if whole else size, device=x.device)
         if whole:
-            self.sums.addmm_(x_NI.T, x_NI)
+            for first in range(0, len(self.sums), _BAND):
+                self.sums[first : first + _BAND, first:].addmm_(
+                    x_NI[:, first : first + _BAND].T, x_NI[:, first:]
+                )
         else:
             self.sums += x_NI.square().sum(0)
+
+    def mirror(self) -> None:
+        """Fill in what the sums of a Gram matrix left out."""
+        if self.sums is not None and self.sums.ndim == 2:
+            self.sums = self.sums.triu() + self.sums.triu(1).T
 
 
 def hear(
@@ -67,7 +83,10 @@ def hear(
             listener.begin(valid_BS)
             with suppress(_HeardEnoughError):
                 stop.run(batch)
-    return list(listener.found.values())
+    found = list(listener.found.values())
+    for inputs in found:
+        inputs.mirror()
+    return found
 
 
 class _HeardEnoughError(Exception):

@@ -102,7 +102,8 @@ def one_shot(
             if weights:
                 heard = hear(model, stop, list(weights), valid, whole=method == "sparsegpt")
                 numbers = _prune(weights, heard, pattern, method, update, options)
-                stop.advance()
+                if not stop.is_last:
+                    stop.advance()
             for name, weight in weights.items():
                 updated = weight.detach().clone() if update else None
                 if not update:

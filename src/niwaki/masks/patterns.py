@@ -104,13 +104,16 @@ class Pattern:
         return torch.cat([self._largest(block) for block in scores_GM.split(_BLOCK_GROUPS)])
 
     def _largest(self, scores_GM: Tensor) -> Tensor:
-        scores_MG = scores_GM.T.contiguous()
+        return self.numbers(self.keeps(scores_GM.T.contiguous()).T)
+
+    def keeps(self, scores_MG: Tensor) -> Tensor:
+        """Which scores are among the N largest of their group, bool [M, G]; of equal ones the first."""
         rank_MG = torch.zeros(scores_MG.shape, dtype=torch.int8, device=scores_MG.device)
         for first, second in itertools.combinations(range(self.group), 2):
             beaten = scores_MG[second] > scores_MG[first]
             rank_MG[first] += beaten
             rank_MG[second] += ~beaten
-        return self.numbers((rank_MG < self.kept).T)
+        return rank_MG < self.kept
 
     def numbers(self, mask: Tensor) -> Tensor:
         """The candidate numbers [G] of a mask [..., in] of bools with N of every M set.

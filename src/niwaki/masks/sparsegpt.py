@@ -49,28 +49,26 @@ def sparsegpt(
     left_IO = weight_OI.float().T.clone(memory_format=torch.contiguous_format)
     left_IO[is_dead_I] = 0
     size = -(-block_columns // pattern.group) * pattern.group
-    numbers = []
+    dropped_IO = torch.empty_like(left_IO, dtype=torch.bool)
     for start in range(0, len(left_IO), size):
         end = min(start + size, len(left_IO))
-        found, errors_IO = _block(left_IO[start:end], factor_II[start:end, start:end], pattern)
-        numbers += found
+        errors_IO = _block(
+            left_IO[start:end], factor_II[start:end, start:end], pattern, dropped_IO[start:end]
+        )
         if end < len(left_IO):
             left_IO[end:].addmm_(factor_II[start:end, end:].T, errors_IO, alpha=-1)
-    return torch.stack(numbers, 1).flatten(), left_IO.T.contiguous()
+    return pattern.numbers(~dropped_IO.T), left_IO.T.contiguous()
 
 
-def _block(left_IO: Tensor, factor_II: Tensor, pattern: Pattern) -> tuple[list[Tensor], Tensor]:
-    """Prune a block of columns in place; the candidates of its groups, and the errors still to be spread."""
+def _block(left_IO: Tensor, factor_II: Tensor, pattern: Pattern, dropped_IO: Tensor) -> Tensor:
+    """Prune a block of columns in place, fill in `dropped_IO`; the errors that are still to be spread."""
     diagonal_I = factor_II.diagonal()
     errors_IO = torch.empty_like(left_IO)
-    numbers = []
     for first in range(0, len(left_IO), pattern.group):
         end = first + pattern.group
         group_MO = left_IO[first:end]
         scores_MO = (group_MO / diagonal_I[first:end, None]).square()
-        numbers_O = pattern.largest(scores_MO.T)
-        numbers.append(numbers_O)
-        dropped_MO = ~pattern.mask(numbers_O, (len(numbers_O), pattern.group)).T
+        dropped_MO = torch.logical_not(pattern.keeps(scores_MO), out=dropped_IO[first:end])
         for place in range(pattern.group):
             column = first + place
             lost_O = left_IO[column] * dropped_MO[place]
@@ -81,7 +79,7 @@ def _block(left_IO: Tensor, factor_II: Tensor, pattern: Pattern) -> tuple[list[T
                 left_IO[column + 1 : end].addr_(factor_II[column, column + 1 : end], error_O, alpha=-1)
         if end < len(left_IO):
             left_IO[end:].addmm_(factor_II[first:end, end:].T, errors_IO[first:end], alpha=-1)
-    return numbers, errors_IO
+    return errors_IO
 
 
 def _inverse_factor(gram_II: Tensor, damping: float) -> tuple[Tensor, Tensor]:

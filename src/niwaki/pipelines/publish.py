@@ -7,7 +7,6 @@ checked, a card with the numbers and the recipe, and a licence.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,11 @@ from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from niwaki.errors import HubError, RunError
+from niwaki.errors import HubError
 from niwaki.ground.checkpoint import Checkpoint
-from niwaki.ground.model import local_folder
-from niwaki.ground.run import is_done
-from niwaki.pipelines.open_run import MANIFEST
-from niwaki.recipe.kinds import load_recipe
+from niwaki.pipelines.product import product_folder, source_folder
 from niwaki.reporting.card import card_licence, write_card
 
-# Kind of run -> the stage whose `model/` it exists for.
-PRODUCTS = {"compress": "4-distill"}
 _PUBLISHED = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".svg", ".png")
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -61,51 +55,25 @@ def prepare(run: Path, repository: str, *, licence: str | None, is_private: bool
     """
     _check_name(repository)
     folder = product_folder(run)
-    teacher = local_folder(json.loads((run / MANIFEST).read_text())["teacher"]["path"])
-    carried = card_licence(teacher).get("license")
+    source = source_folder(run)
+    carried = None if source is None else card_licence(source).get("license")
     if licence is not None and not _LICENCE_NAME.fullmatch(licence):
         raise HubError(
             f"--license {licence!r} is no licence identifier.", "Give one of the Hub's, such as apache-2.0."
         )
     if carried is None and licence is None:
         raise HubError(
-            f"{teacher}: the teacher's card names no licence, so there is none to carry over.",
-            "Find out its terms, then state the licence of this model with --license.",
+            f"{source or run}: no card names a licence that could be carried over.",
+            "Find out the terms of the model it was made from, then state a licence with --license.",
         )
     if carried is not None and licence not in (None, carried):
         raise HubError(
-            f"--license {licence}: the teacher's licence is {carried}, and it is carried over.",
+            f"--license {licence}: the model was made from one under {carried}, and that is carried over.",
             "Leave --license out.",
         )
-    write_card(run, folder, teacher_dir=teacher, stated_licence=licence)
+    write_card(run, folder, source_dir=source, stated_licence=licence)
     Checkpoint(folder)  # every header and size of its shards
     return Publication(repository, folder, _files(folder), str(carried or licence), is_private)
-
-
-def product_folder(run: Path) -> Path:
-    """The folder of the model that a finished run made.
-
-    Raises:
-        RunError: no run, a run of a kind that makes no single model, or one that is not finished.
-    """
-    if not (run / "recipe.yaml").is_file() or not (run / MANIFEST).is_file():
-        raise RunError(
-            f"{run} is not a run directory.", "Give one that `niwaki run` wrote, such as runs/demo."
-        )
-    kind = load_recipe(run / "recipe.yaml").kind
-    if kind not in PRODUCTS:
-        raise RunError(
-            f"{run}: is of kind {kind}; only {', '.join(PRODUCTS)} has a card to publish with.",
-            "Give one of the members."
-            if kind == "family"
-            else "Upload its folder with `hf upload` and a card.",
-        )
-    if not is_done(run, PRODUCTS[kind]):
-        raise RunError(
-            f"{run}: stage {PRODUCTS[kind]} has not finished, so there is no model yet.",
-            f"Finish it first: niwaki run {run}",
-        )
-    return run / PRODUCTS[kind] / "model"
 
 
 def push(publication: Publication, *, is_update: bool = False, api: HfApi | None = None) -> str:

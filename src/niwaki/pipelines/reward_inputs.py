@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from niwaki.errors import RecipeError
+from niwaki.errors import DataError, RecipeError
 from niwaki.ground.chat import Chat, pad_apart
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.model import load_tokenizer, local_folder
@@ -18,14 +18,18 @@ from niwaki.ground.text import source_fingerprint
 from niwaki.recipe.reward import STDLIB, RewardRecipe, RewardSource
 from niwaki.reward.data import Collected, Source, collect_pairs, collect_ratings
 from niwaki.reward.forms import Skipped
-from niwaki.reward.records import Pair, Rating
+from niwaki.reward.model import reads_last_token
+from niwaki.reward.records import Pair, Rating, read_rows
 from niwaki.reward.tokens import PairTokens, RatingTokens, encode_pairs, encode_ratings
 from niwaki.sapling import answers
 
 DATA, REGRESS, PREFER, EXTRAPOLATE = "1-data", "2-regress", "3-prefer", "4-extrapolate"
 FEATURES, OBJECTIVES, CALIBRATE, EVALUATE = "5-features", "6-objectives", "7-calibrate", "8-evaluate"
+JUSTIFY = "9-justify"
 SIDES = ("train", "validation", "test")
 _STDLIB_PAIRS = 600
+BENCHMARK_SPLITS = {"rewardbench": "filtered", "rewardbench2": "test"}
+_NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class RewardInputs:
     def backbone(self) -> Path:
         """The folder of the recipe's backbone; a hub name is downloaded."""
         return local_folder(self.recipe.backbone)
+
+    @cached_property
+    def is_encoder(self) -> bool:
+        """Whether the backbone has no stock classifier that reads its last token."""
+        return not reads_last_token(self.backbone)
 
     @cached_property
     def template(self) -> str | None:
@@ -63,6 +72,18 @@ class RewardInputs:
         tokenizer = load_tokenizer(self.backbone)
         pad_apart(tokenizer, len(tokenizer))
         return Chat(tokenizer, self.template)
+
+    @cached_property
+    def context_tokens(self) -> int | None:
+        """What the backbone can read at once; None where it does not say."""
+        config = Checkpoint(self.backbone).config.get_text_config()
+        told = (getattr(config, "max_position_embeddings", None), self.chat.tokenizer.model_max_length)
+        return min((int(t) for t in told if t and 0 < t < _NO_LIMIT), default=None)
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a conversation: the recipe's, or the backbone's context where that is less."""
+        return min(self.recipe.data.max_tokens, self.context_tokens or _NO_LIMIT)
 
     def sources(self, sections: Sequence[RewardSource], kind: str) -> list[Source]:
         """The recipe's sources; stdlib's are made, once a run."""
@@ -94,13 +115,13 @@ class RewardInputs:
 
     def pair_tokens(self, chat: Chat, side: str) -> PairTokens:
         """Their tokens."""
-        tokens, _ = encode_pairs(chat, self.pairs(side), max_tokens=self.recipe.data.max_tokens, label=side)
+        tokens, _ = encode_pairs(chat, self.pairs(side), max_tokens=self.max_tokens, label=side)
         return tokens
 
     def rating_tokens(self, chat: Chat, side: str, objectives: Sequence[str]) -> RatingTokens:
         """Their tokens, with labels in the order of `objectives`."""
         tokens, _ = encode_ratings(
-            chat, self.ratings(side), objectives, max_tokens=self.recipe.data.max_tokens, label=side
+            chat, self.ratings(side), objectives, max_tokens=self.max_tokens, label=side
         )
         return tokens
 
@@ -149,6 +170,28 @@ class RewardInputs:
             },
         }
 
+    def benchmarks(self) -> dict[str, str]:
+        """What identifies the benchmarks of the recipe, by name."""
+        given = self.recipe.evaluate
+        named = {"rewardbench": given.rewardbench, "rewardbench2": given.rewardbench2}
+        return {
+            name: source_fingerprint(source, split=BENCHMARK_SPLITS[name])
+            for name, source in named.items()
+            if source is not None
+        }
+
+    def check_benchmarks(self) -> None:
+        """Read the first row of each benchmark: a wrong name is found before anything is trained."""
+        for name in self.benchmarks():
+            source = getattr(self.recipe.evaluate, name)
+            row = next(read_rows(source, split=BENCHMARK_SPLITS[name]), None)
+            if row is None or "subset" not in row[1]:
+                held = "no row" if row is None else f"columns {', '.join(row[1])}"
+                raise DataError(
+                    f"evaluate.{name}: {source!r} holds {held}, expected prompt, chosen, rejected, subset.",
+                    "Give the benchmark as it is published, or a local copy of it.",
+                )
+
     def _stdlib(self, kind: str, max_rows: int | None) -> Path:
         folder = self.out / DATA
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,14 +212,12 @@ def write_data(inputs: RewardInputs, folder: Path) -> None:
         skipped += more.skipped
         sides["more"] = more.records
     for side, records in sides.items():
-        tokens, long = encode_pairs(chat, records, max_tokens=recipe.data.max_tokens, label=f"{side} pairs")
+        tokens, long = encode_pairs(chat, records, max_tokens=inputs.max_tokens, label=f"{side} pairs")
         skipped += long
         counts["pairs"][side] = len(tokens)
         _write(folder / f"pairs-{side}.jsonl", (asdict(pair) for pair in tokens.pairs))
     for side, rated in (ratings.sides(**shares) if ratings.records else {}).items():
-        kept, long = encode_ratings(
-            chat, rated, (), max_tokens=recipe.data.max_tokens, label=f"{side} ratings"
-        )
+        kept, long = encode_ratings(chat, rated, (), max_tokens=inputs.max_tokens, label=f"{side} ratings")
         skipped += long
         counts["ratings"][side] = len(kept)
         _write(folder / f"ratings-{side}.jsonl", (asdict(rating) for rating in kept.ratings))

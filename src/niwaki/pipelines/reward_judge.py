@@ -19,6 +19,7 @@ from niwaki.evaluation.rewardbench import rewardbench, rewardbench2
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import (
+    BENCHMARK_SPLITS,
     CALIBRATE,
     EXTRAPOLATE,
     OBJECTIVES,
@@ -27,11 +28,9 @@ from niwaki.pipelines.reward_inputs import (
     RewardInputs,
 )
 from niwaki.reward.calibrate import fit_affine, fit_temperature, reliability, serving
-from niwaki.reward.export import CARD, save_reward_model
-from niwaki.reward.model import load_reward_model, score_conversations
-from niwaki.reward.objectives import HEADS
+from niwaki.reward.objectives import CARD
 from niwaki.reward.records import read_rows
-from niwaki.reward.scorer import Scorer, load_scorer
+from niwaki.reward.scorer import Scorer, load_scorer, save_scorer
 from niwaki.reward.tokens import PairTokens
 
 PROMPT_GATE = "objectives, prompt gate"
@@ -41,7 +40,7 @@ _NUM_ERRORS = 8
 def calibrate(inputs: RewardInputs, folder: Path) -> None:
     """Stage 7: temperature, offset and units on validation pairs; the model with them in `reward.json`."""
     scorer = load_scorer(inputs.product, device=device())
-    tokens = inputs.pair_tokens(scorer.scorable.chat, "validation")
+    tokens = inputs.pair_tokens(scorer.chat, "validation")
     scores = _pair_scores(scorer, tokens, inputs.recipe.evaluate.batch_rows)
     gaps = scores[:, 0] - scores[:, 1]
     found: dict[str, Any] = {"num_pairs": len(gaps), "temperature": None, **serving(scores.ravel())}
@@ -52,27 +51,24 @@ def calibrate(inputs: RewardInputs, folder: Path) -> None:
     if rated := inputs.ratings("validation"):
         first = next(iter(rated[0].ratings), None)
         if first is not None:
-            labels = inputs.rating_tokens(scorer.scorable.chat, "validation", (first,))
-            on_rated = score_conversations(scorer.scorable, labels.conversations)[:, 0]
+            labels = inputs.rating_tokens(scorer.chat, "validation", (first,))
+            on_rated = scorer.score_rendered(
+                labels.conversations, batch_rows=inputs.recipe.evaluate.batch_rows
+            )
             slope, offset = fit_affine(on_rated, labels.labels[:, 0])
             found["affine"] = {"to": first, "slope": slope, "offset": offset}
     fold = inputs.recipe.export.fold_temperature and found["temperature"] is not None
     if fold:
-        with torch.no_grad():
-            scorer.scorable.model.score.weight.div_(found["temperature"])
+        scorer = scorer.rescaled(1 / found["temperature"])
         for name in ("logit_mean", "logit_sigma"):
             found[name] /= found["temperature"]
+        if "affine" in found:
+            found["affine"]["slope"] *= found["temperature"]
         found |= {"folded_temperature": found["temperature"], "temperature": 1.0}
     card = json.loads((inputs.product / CARD).read_text()) | {"calibration": found}
     out = folder / "model"
     if fold or inputs.recipe.export.dtype != "float32":
-        beside = {}
-        if scorer.objectives is not None:
-            factor = 1 / found["folded_temperature"] if fold else 1.0
-            objectives = scorer.objectives.rescaled(factor)
-            beside, card["objectives"] = {HEADS: objectives.tensors()}, objectives.card()
-        dtype = getattr(torch, inputs.recipe.export.dtype)
-        save_reward_model(scorer.scorable, out, card=card, dtype=dtype, replace=True, beside=beside)
+        save_scorer(scorer, out, card=card, dtype=getattr(torch, inputs.recipe.export.dtype))
     else:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(inputs.product, out, copy_function=_link)
@@ -93,12 +89,11 @@ def judge(inputs: RewardInputs, folder: Path) -> None:
     for name, run in (("rewardbench", rewardbench), ("rewardbench2", rewardbench2)):
         source = getattr(inputs.recipe.evaluate, name)
         if source is not None:
-            split = "filtered" if name == "rewardbench" else "test"
 
             def score(prompts: Sequence[Any], answers: Sequence[str]) -> np.ndarray:
                 return scorer.score(prompts, answers, batch_rows=rows)
 
-            results[name] = run(read_rows(source, split=split), score)
+            results[name] = run(read_rows(source, split=BENCHMARK_SPLITS[name]), score)
     write_atomically(folder / "results.json", json.dumps(results, indent=1))
 
 
@@ -144,22 +139,22 @@ def _all_gaps(inputs: RewardInputs, side: str, batch_rows: int) -> dict[str, np.
     for name, (section, stage) in folders.items():
         if section is None:
             continue
-        scorer = Scorer(load_reward_model(inputs.out / stage / "model", device=device()), None)
-        scores = _pair_scores(scorer, inputs.pair_tokens(scorer.scorable.chat, side), batch_rows)
+        scorer = load_scorer(inputs.out / stage / "model", device=device())
+        scores = _pair_scores(scorer, inputs.pair_tokens(scorer.chat, side), batch_rows)
         gaps[name] = scores[:, 0] - scores[:, 1]
     if recipe.objectives is not None and recipe.objectives.gate.kind == "prompt":
         scorer = load_scorer(inputs.out / OBJECTIVES / "model", device=device())
-        tokens = inputs.pair_tokens(scorer.scorable.chat, side)
-        both = [c for pair in zip(tokens.chosen, tokens.rejected, strict=True) for c in pair]
-        assert scorer.objectives is not None
-        scores = scorer.objectives.score(*scorer.states(both, batch_rows=batch_rows)).reshape(-1, 2)
+        tokens = inputs.pair_tokens(scorer.chat, side)
+        scores = _pair_scores(scorer, tokens, batch_rows, prompt_gate=True)
         gaps[PROMPT_GATE] = scores[:, 0] - scores[:, 1]
     return gaps
 
 
-def _pair_scores(scorer: Scorer, tokens: PairTokens, batch_rows: int) -> np.ndarray:
+def _pair_scores(
+    scorer: Scorer, tokens: PairTokens, batch_rows: int, *, prompt_gate: bool = False
+) -> np.ndarray:
     both = [c for pair in zip(tokens.chosen, tokens.rejected, strict=True) for c in pair]
-    return score_conversations(scorer.scorable, both, batch_rows=batch_rows)[:, 0].reshape(-1, 2)
+    return scorer.score_rendered(both, batch_rows=batch_rows, prompt_gate=prompt_gate).reshape(-1, 2)
 
 
 def _final(gaps: dict[str, np.ndarray]) -> str:

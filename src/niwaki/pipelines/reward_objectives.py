@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from niwaki.errors import DataError, RecipeError
+from niwaki.errors import DataError
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import FEATURES, SIDES, RewardInputs
@@ -17,7 +18,7 @@ from niwaki.recipe.reward import GateSection, ObjectivesSection
 from niwaki.reward import ridge
 from niwaki.reward.data import objectives_of
 from niwaki.reward.debias import Debiasing, correlations, debias, spearman
-from niwaki.reward.export import save_reward_model
+from niwaki.reward.export import save_encoder, save_reward_model
 from niwaki.reward.features import Features, cache_pairs, cache_ratings, load_extractor
 from niwaki.reward.gate import Gate, GateData, combine, fixed_weights, train_gate
 from niwaki.reward.model import Scorable, load_backbone
@@ -32,13 +33,8 @@ def features(inputs: RewardInputs, folder: Path) -> None:
     section = inputs.recipe.objectives
     assert section is not None
     extractor = load_extractor(inputs.trained, template=inputs.template, device=device())
-    if extractor.pooling != "last":
-        raise RecipeError(
-            f"backbone {inputs.recipe.backbone!r} is an encoder: no stock classifier reads a mean of states.",
-            "Give a causal model, or use `niwaki.reward.features` and the functions after it by themselves.",
-        )
     names = objectives_of(inputs.ratings("train"), [n for n in section.names if n != LENGTH])
-    _check_nuisances(section, names)
+    check_objectives(section, names)
     rows = inputs.recipe.evaluate.batch_rows
     cache_ratings(
         extractor, inputs.rating_tokens(extractor.chat, "train", names), folder / "ratings", batch_rows=rows
@@ -70,13 +66,21 @@ def learn_objectives(inputs: RewardInputs, folder: Path) -> None:
     _export(inputs, objectives, folder)
 
 
-def _check_nuisances(section: ObjectivesSection, names: tuple[str, ...]) -> None:
+def check_objectives(section: ObjectivesSection, names: Sequence[str]) -> None:
+    """Raise DataError for a nuisance that is no rating, and for a gate that would have nothing to weigh."""
     for nuisance in section.nuisances:
         if nuisance != LENGTH and nuisance not in names:
             raise DataError(
                 f"objectives.nuisances: {nuisance!r} is no rating.",
                 f"Ratings: {', '.join(names)}; or length.",
             )
+    left = [name for name in names if name not in section.nuisances]
+    if section.gate.kind == "prompt" and len(left) < 2:
+        raise DataError(
+            f"objectives: beside the nuisances there is {' and '.join(left) or 'no rating'}, so a gate has "
+            "nothing to weigh.",
+            "Give more ratings, or set objectives.gate.kind: uniform.",
+        )
 
 
 def _heads(
@@ -229,8 +233,15 @@ def _gates_by_source(objectives: Objectives, test: GateData, pairs: Features) ->
 
 
 def _export(inputs: RewardInputs, objectives: Objectives, folder: Path) -> None:
-    """The folded scalar model with the objectives beside it, and the forms that were asked for."""
+    """The folded scalar model with the objectives beside it, and the forms that were asked for.
+
+    Of an encoder the encoder itself, since no stock classifier reads its mean states.
+    """
     card = {"loss": "objectives", "objectives": objectives.card(), "data": inputs.data["counts"]}
+    if inputs.is_encoder:
+        extractor = load_extractor(inputs.trained, template=inputs.template, device=device())
+        save_encoder(extractor, objectives, folder / "model", card=card, replace=True)
+        return
     forms: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {"model": (objectives.folded(), ("reward",))}
     if "heads" in inputs.recipe.export.forms:
         forms["heads"] = (objectives.transform.T @ objectives.weight, objectives.names)

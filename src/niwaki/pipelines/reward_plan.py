@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from niwaki.errors import NiwakiError
+from niwaki.errors import DataError, NiwakiError, RecipeError
 from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.loop import check_divides
 from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.plan_table import show_findings
-from niwaki.pipelines.reward_inputs import CALIBRATE, RewardInputs
+from niwaki.pipelines.reward_inputs import CALIBRATE, JUSTIFY, RewardInputs
+from niwaki.pipelines.reward_objectives import check_objectives
 from niwaki.pipelines.reward_train import num_steps
 from niwaki.pipelines.spoken import in_words
-from niwaki.recipe.reward import STDLIB, Training
+from niwaki.recipe.reward import STDLIB, Justifier, RewardRecipe, Training
 from niwaki.reward.data import Collected, objectives_of
+from niwaki.reward.justifier import encode_justifications
 from niwaki.reward.records import Pair, Rating
 from niwaki.reward.tokens import encode_pairs, encode_ratings
 
@@ -40,10 +43,24 @@ def check_recipe(inputs: RewardInputs, *, flops_per_s: float | None) -> RewardPl
     plan = RewardPlan()
     plan.flops_per_s = flops_per_s or measure_flops_per_s()
     try:
+        check_steps(inputs.recipe)
         _plan(inputs, plan)
     except NiwakiError as error:
         plan.problems.append(error)
     return plan
+
+
+def check_steps(recipe: RewardRecipe) -> None:
+    """Raise TrainingError unless the processes at work can share out the steps of every training."""
+    trainings = {
+        "regression": recipe.regression,
+        "preference": recipe.preference,
+        "justifier": recipe.justifier,
+    }
+    for name, section in trainings.items():
+        if section is not None:
+            words = f"{name}.batch_rows is {{}} rows a step, which do"
+            check_divides(section.batch_rows, section.micro_rows, words)
 
 
 def show_plan(plan: RewardPlan) -> None:
@@ -82,13 +99,29 @@ def show_results(results: Mapping[str, Any], *, out: Path) -> None:
         console.print(table)
     for warning in results["warnings"]:
         Console(stderr=True).print(f"Warning: {warning}", style="yellow", soft_wrap=True)
-    model = out / CALIBRATE / "model"
-    console.print(f"Model  {model}\nPage   {out / 'report.html'}", soft_wrap=True)
+    if results["sets"]:
+        console.print(f"Model  {out / CALIBRATE / 'model'}", soft_wrap=True)
+    if (justifier := results.get("justifier")) is not None:
+        accuracy = justifier["judged"]["accuracy"]
+        console.print(
+            f"Justifier  {out / JUSTIFY / 'model'}: {accuracy['mean']:.1%} of test pairs in order "
+            f"({accuracy['low']:.1%} to {accuracy['high']:.1%}), the same answer in both orders "
+            f"{justifier['agrees']:.1%}",
+            soft_wrap=True,
+        )
+    console.print(f"Page   {out / 'report.html'}", soft_wrap=True)
 
 
 def _plan(inputs: RewardInputs, plan: RewardPlan) -> None:
     recipe, chat = inputs.recipe, inputs.chat
     pairs, ratings = inputs.collect() if not _uses_stdlib(inputs) else _stdlib(inputs)
+    check_backbone(inputs)
+    inputs.check_benchmarks()
+    if recipe.data.max_tokens > inputs.max_tokens:
+        plan.notes.append(
+            f"the backbone reads {inputs.max_tokens:,} tokens at once: longer conversations are left out, "
+            f"though data.max_tokens is {recipe.data.max_tokens:,}"
+        )
     plan.notes += [*pairs.warnings, *ratings.warnings, *chat.problems()]
     if chat.is_plain:
         plan.notes.append("the backbone has no chat template; a plain one is used and saved with the model")
@@ -96,16 +129,16 @@ def _plan(inputs: RewardInputs, plan: RewardPlan) -> None:
         plan.notes.append(f"{count} rows are not used: {reason}")
     shares = {"test": recipe.data.test, "validation": recipe.data.validation}
     sides = pairs.sides(**shares)
-    sample, long = encode_pairs(chat, sides["train"][:_SAMPLE_ROWS], max_tokens=recipe.data.max_tokens)
+    sample, long = encode_pairs(chat, sides["train"][:_SAMPLE_ROWS], max_tokens=inputs.max_tokens)
     if long:
         plan.notes.append(
-            f"{len(long)} of the first {_SAMPLE_ROWS} pairs are longer than {recipe.data.max_tokens} tokens "
+            f"{len(long)} of the first {_SAMPLE_ROWS} pairs are longer than {inputs.max_tokens} tokens "
             "and would be left out"
         )
     pair_tokens = sum(len(c.ids) for c in (*sample.chosen, *sample.rejected)) / len(sample)
     rating_tokens, rated = pair_tokens / 2, ratings.sides(**shares)["train"] if ratings.records else []
     if rated:
-        shown, _ = encode_ratings(chat, rated[:_SAMPLE_ROWS], (), max_tokens=recipe.data.max_tokens)
+        shown, _ = encode_ratings(chat, rated[:_SAMPLE_ROWS], (), max_tokens=inputs.max_tokens)
         rating_tokens = sum(len(c.ids) for c in shown.conversations) / len(shown)
     size = sum(
         Checkpoint(inputs.backbone).spec(name).num_elements for name in Checkpoint(inputs.backbone).names()
@@ -123,20 +156,62 @@ def _plan(inputs: RewardInputs, plan: RewardPlan) -> None:
             ("extrapolate", f"{count:,} pairs", _tokens(count * pair_tokens), 2 * size * count * pair_tokens)
         )
     if recipe.objectives is not None:
-        objectives_of(rated, [n for n in recipe.objectives.names if n != "length"])
+        check_objectives(
+            recipe.objectives, objectives_of(rated, [n for n in recipe.objectives.names if n != "length"])
+        )
         tokens = len(rated) * rating_tokens + num_all * pair_tokens
         plan.stages.append(
             ("features", f"{len(rated) + 2 * num_all:,} answers", _tokens(tokens), 2 * size * tokens)
         )
-    count = len(sides["test"]) * len(plan.stages) + len(sides["validation"])
-    plan.stages.append(
-        (
-            "calibrate, evaluate",
-            f"{count:,} pairs",
-            _tokens(count * pair_tokens),
-            2 * size * count * pair_tokens,
+    if recipe.scores:
+        count = len(sides["test"]) * len(plan.stages) + len(sides["validation"])
+        plan.stages.append(
+            (
+                "calibrate, evaluate",
+                f"{count:,} pairs",
+                _tokens(count * pair_tokens),
+                2 * size * count * pair_tokens,
+            )
         )
-    )
+    if recipe.justifier is not None:
+        _justifier(inputs, plan, recipe.justifier, sides["train"], size)
+
+
+def check_backbone(inputs: RewardInputs) -> None:
+    """Raise RecipeError when the recipe asks of an encoder what only a causal model has."""
+    recipe = inputs.recipe
+    asked = [n for n in ("regression", "preference", "justifier") if getattr(recipe, n) is not None]
+    asked += ["export.forms"] if recipe.export.forms else []
+    if asked and inputs.is_encoder:
+        raise RecipeError(
+            f"backbone {recipe.backbone!r} is an encoder, or has no stock classifier with a linear head on "
+            f"its last token, which {', '.join(asked)} needs.",
+            "Give a causal language model, or leave out all but objectives: heads on the mean states.",
+        )
+
+
+def _justifier(
+    inputs: RewardInputs, plan: RewardPlan, section: Justifier, train: Sequence[Pair], size: int
+) -> None:
+    most = min(section.max_tokens, inputs.context_tokens or section.max_tokens)
+    shown = train[:_SAMPLE_ROWS]
+    kept, skipped = encode_justifications(inputs.chat, shown, max_tokens=most)
+    if skipped:
+        plan.notes.append(
+            f"{len(skipped)} of the first {len(shown)} questions of the justifier are longer than "
+            f"{most:,} tokens with both answers and would be left out"
+        )
+    if not kept:
+        raise DataError(
+            f"justifier: all of the first {len(shown)} questions are longer than {most:,} tokens.",
+            "Raise justifier.max_tokens, or give a model with a longer context.",
+        )
+    if not any(pair.elaboration for pair in train):
+        plan.notes.append(
+            "no pair has an elaboration: the justifier learns verdicts, and has no justification to write"
+        )
+    tokens = sum(len(ids) for ids, _ in kept) / len(kept)
+    _training(plan, "justify", section, 2 * len(train) * len(kept) // (2 * len(shown)), tokens, size)
 
 
 def _training(

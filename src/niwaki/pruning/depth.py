@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, RecipeError
+from niwaki.ground.calibration import Rows
 from niwaki.ground.head import check_head, split_head
 from niwaki.ground.layers import layer_input, layer_list, only_layers, starting_from, without_layers
 from niwaki.ground.progress import progress
@@ -37,14 +38,6 @@ Pattern = Literal["block", "single"]
 
 _FEW_LAYERS = 2
 _CHUNK_TOKENS = 256
-
-
-class Rows(Protocol):
-    """A calibration set whose rows are samples."""
-
-    def take(self, start: int, count: int) -> dict[str, Tensor]:
-        """Rows from `start`: "inputs", "targets" [count, S] int64, "mask" [count, S] bool, True if scored."""
-        ...
 
 
 def usual_pattern(num_dropped: int) -> Pattern:

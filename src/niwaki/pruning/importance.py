@@ -6,18 +6,15 @@ cut later without another pass.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from niwaki.errors import CheckpointError
 from niwaki.ground.axes import PARENTS
+from niwaki.ground.tensor_file import load_tensors, save_tensors
 
 Importance = Mapping[str, Tensor]
 """axis -> importance: hidden [d], layer [L], ffn [L, F], kv [L, KV], group [L, KV, G], expert [L, E],
@@ -36,14 +33,7 @@ def unit_shape(axis: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def save_importance(path: Path, importance: Importance, *, provenance: Mapping[str, Any]) -> None:
     """Write one safetensors file, whole or not at all. `provenance` (JSON-able) says how it was made."""
-    temporary = path.with_name(path.name + ".partial")
-    described = {"format": _FORMAT, "provenance": dict(provenance)}
-    # One metadata entry: safetensors writes several in an order that changes from run to run.
-    metadata = {"niwaki": json.dumps(described, sort_keys=True)}
-    save_file({axis: values.contiguous() for axis, values in importance.items()}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    save_tensors(path, importance, {"format": _FORMAT, "provenance": dict(provenance)})
 
 
 def load_importance(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,21 +42,9 @@ def load_importance(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, damaged or another's.
     """
-    remedy = "Give the importance.safetensors of a score stage, or score the model again."
-    if not path.is_file():
-        raise CheckpointError(f"Importance file {path} does not exist.", remedy)
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("niwaki", "{}"))
-            described = dict(described)
-            importance = {axis: file.get_tensor(axis) for axis in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"Importance file {path} is damaged: {error}.", remedy) from error
-    if described.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"{path} is not an importance file: its format is {described.get('format')!r}, not {_FORMAT!r}.",
-            remedy,
-        )
+    importance, described = load_tensors(path, kind="importance", expected=_FORMAT)
     if not isinstance(described.get("provenance"), dict):
-        raise CheckpointError(f"Importance file {path} does not say how it was made.", remedy)
+        raise CheckpointError(
+            f"Importance file {path} does not say how it was made.", "Score the model again."
+        )
     return importance, described["provenance"]

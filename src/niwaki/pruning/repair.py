@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import DataError
 from niwaki.ground.axes import axes_of, kept_per_dim, parse
+from niwaki.ground.calibration import Rows
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
 from niwaki.ground.streamed import holding
@@ -33,14 +34,6 @@ from niwaki.pruning.refit import Moments, apply, solve
 _HIDDEN = (("hidden",),)
 _CHECK_EVERY = 4  # one batch in so many is not fitted on while the ridge is chosen
 _ADDED = 1e-3  # a stream that grows by a multiple of what is written does so to this relative error
-
-
-class Rows(Protocol):
-    """A calibration set whose rows are samples."""
-
-    def take(self, start: int, count: int) -> dict[str, Tensor]:
-        """Rows from `start`: "inputs" [count, S] int64 and "mask" [count, S] bool, True at valid tokens."""
-        ...
 
 
 @dataclass(frozen=True)

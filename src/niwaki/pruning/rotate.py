@@ -19,7 +19,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import FamilyError
 from niwaki.ground.axes import axes_of, parse
+from niwaki.ground.calibration import Rows
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.layers import layer_output
@@ -38,14 +38,6 @@ from niwaki.pruning.trim import TrimRecord, trim
 
 _HIDDEN = (("hidden",),)
 _CHUNK_ROWS = 4096
-
-
-class Rows(Protocol):
-    """A calibration set whose rows are samples."""
-
-    def take(self, start: int, count: int) -> dict[str, Tensor]:
-        """Rows from `start`: "inputs" [count, S] int64 and "mask" [count, S] bool, True at valid tokens."""
-        ...
 
 
 def check_rotatable(family: Family) -> None:

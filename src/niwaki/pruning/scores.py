@@ -12,19 +12,16 @@ Keys: `layers.{i}.{ffn | group | effn | hidden.{norm}}.{mean | l2 | var}.{sum | 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from niwaki.errors import CheckpointError, FamilyError, RecipeError, RunError
+from niwaki.ground.tensor_file import load_tensors, save_tensors
 
 BATCH_AGGREGATIONS = ("l2", "mean", "var")
 
@@ -114,37 +111,18 @@ class Scores:
             "num_tokens": self.num_tokens,
             "provenance": self.provenance,
         }
-        temporary = path.with_name(path.name + ".partial")
-        # One metadata entry: safetensors writes several in an order that changes from run to run.
-        metadata = {"niwaki": json.dumps(described, sort_keys=True)}
-        save_file({key: value.contiguous() for key, value in self.sums.items()}, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        save_tensors(path, self.sums, described)
 
     @classmethod
     def load(cls, path: Path) -> Scores:
         """Read a file that `save` wrote. Raises CheckpointError when it is missing, damaged or another's."""
-        remedy = "Give the scores.safetensors of a score stage, or score the model again."
-        if not path.is_file():
-            raise CheckpointError(f"Score file {path} does not exist.", remedy)
-        try:
-            with safe_open(path, framework="pt") as file:
-                described = json.loads((file.metadata() or {}).get("niwaki", "{}"))
-                described = dict(described)
-                sums = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"Score file {path} is damaged: {error}.", remedy) from error
-        if described.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"{path} is not a score file: its format is {described.get('format')!r}, not {_FORMAT!r}.",
-                remedy,
-            )
-        del described["format"]
+        sums, described = load_tensors(path, kind="score", expected=_FORMAT)
         try:
             return cls(sums=sums, **described)
         except TypeError as error:
-            raise CheckpointError(f"Score file {path} is damaged: {error}.", remedy) from error
+            raise CheckpointError(
+                f"Score file {path} is damaged: {error}.", "Score the model again."
+            ) from error
 
     def _over_samples(self, key: str, batch: str, sequence: str) -> Tensor:
         if batch not in BATCH_AGGREGATIONS:

@@ -52,21 +52,22 @@ class Lora(Section):
 
 
 class Training(Section):
-    """What both trainings share."""
+    """What all trainings share."""
 
     learning_rate: Number = Field(1e-5, gt=0, description="constant after the warm-up")
-    head_rate_factor: Number = Field(10.0, gt=0, description="the head learns so much faster")
     epochs: Number = Field(1.0, gt=0, description="passes over the data")
     batch_rows: Count = Field(64, gt=0, description="pairs, or rated answers, of one step")
     micro_rows: Count = Field(8, gt=0, description="of them at once")
     warmup_steps: Count = Field(10, description="linear warm-up")
     weight_decay: Number = Field(0.1, ge=0, description="AdamW's, on matrices")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the matrix products")
+    checkpointing: bool = Field(False, description="compute activations twice and keep those of one layer")
 
 
 class Regression(Training):
     """Mean squared error on ratings; a missing one does not count."""
 
+    head_rate_factor: Number = Field(10.0, gt=0, description="the head learns so much faster")
     objectives: tuple[str, ...] = Field(
         ("helpfulness",), description="one head each; the first is the reward"
     )
@@ -77,6 +78,7 @@ class Regression(Training):
 class Preference(Training):
     """Bradley-Terry on pairs, from the regression with its head, if there is one."""
 
+    head_rate_factor: Number = Field(10.0, gt=0, description="the head learns so much faster")
     loss: Literal["scaled", "regular", "margin"] = Field("scaled", description="what the strength does")
     normalise_weights: bool = Field(False, description="divide strengths by their mean")
     shuffle: bool = Field(True, description="false keeps the order of the data, as the paper's run did")
@@ -124,6 +126,17 @@ class ObjectivesSection(Section):
     gate: GateSection = Field(default_factory=lambda: GateSection())
 
 
+class Justifier(Training):
+    """A language model beside it that says which of two answers is better, and why."""
+
+    batch_rows: Count = Field(128, gt=0, description="questions of one step; a pair is two of them")
+    max_tokens: Count = Field(4096, gt=8, description="of a question with both answers and what is written")
+    written_tokens: Count | None = Field(
+        None,
+        description="before the verdict is read; null for what 19 of 20 elaborations need",
+    )
+
+
 class RewardEvaluate(Section):
     """What the model is judged on beside the test pairs."""
 
@@ -156,19 +169,20 @@ class RewardRecipe(Section):
     preference: Preference | None = Field(None, description="train on pairs")
     expo: Expo | None = Field(None, description="extrapolate past the preference model, {grid}")
     objectives: ObjectivesSection | None = Field(None, description="heads and a gate on the frozen model")
+    justifier: Justifier | None = Field(None, description="train a pairwise justifier too, or alone")
     evaluate: RewardEvaluate = Field(default_factory=lambda: RewardEvaluate())
     export: RewardExport = Field(default_factory=lambda: RewardExport())
 
     @property
-    def seeks_nothing(self) -> bool:
-        """Whether no section asks for a model."""
-        return self.regression is None and self.preference is None and self.objectives is None
+    def scores(self) -> bool:
+        """Whether a section asks for a model that scores one answer."""
+        return any(s is not None for s in (self.regression, self.preference, self.objectives))
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.seeks_nothing:
+        if not self.scores and self.justifier is None:
             raise ValueError(
-                "nothing is trained: add regression, preference, objectives, or several of them."
+                "nothing is trained: add regression, preference, objectives, justifier, or several of them."
             )
         if self.preference is not None and not self.data.pairs:
             raise ValueError("preference needs pairs, and data.pairs is empty.")
@@ -179,13 +193,14 @@ class RewardRecipe(Section):
             raise ValueError("data.pairs is empty: every reward model is calibrated and judged on pairs.")
         if self.expo is not None and (self.regression is None or self.preference is None):
             raise ValueError("expo steps from regression past preference, and one of the two is missing.")
-        if self.lora is not None and self.regression is None and self.preference is None:
-            raise ValueError("lora is for training, and neither regression nor preference is there.")
+        trained = (self.regression, self.preference, self.justifier)
+        if self.lora is not None and not any(trained):
+            raise ValueError("lora is for training, and no regression, preference or justifier is there.")
         if self.data.validation + self.data.test > 0.8:
             raise ValueError(
                 "data.validation and data.test leave less than a fifth of the prompts to train on."
             )
-        for section in (self.regression, self.preference):
+        for section in trained:
             if section is not None and section.batch_rows % section.micro_rows:
                 raise ValueError(
                     f"batch_rows ({section.batch_rows}) is no multiple of micro_rows ({section.micro_rows})."

@@ -1,16 +1,12 @@
-"""A run directory in, its facts out: the only module here that reads a run.
-
-Stages write JSON and never hear of reports (docs/architecture.md, "A run directory"). A stage that has not
-run is `None` or empty; a file that is there but cannot be understood is refused by name.
-"""
+"""A compress run's directory in, its facts out. A stage that has not run is `None` or empty."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from niwaki.errors import RunError
 from niwaki.reporting.facts import (
@@ -28,8 +24,7 @@ from niwaki.reporting.facts import (
     Settled,
     Trim,
 )
-
-Facts = TypeVar("Facts")
+from niwaki.reporting.run_files import open_run, read_json, recipe_text
 
 STAGES = ("1-score", "2-choose", "3-trim", "4-distill", "5-evaluate")
 
@@ -40,14 +35,8 @@ def collect(run_dir: str | Path) -> Collected:
     Raises:
         RunError: `run_dir` is not a run directory, or one of its files is damaged.
     """
-    run = Path(run_dir)
-    if not any((run / name).exists() for name in ("recipe.yaml", "manifest.json", *STAGES)):
-        raise RunError(
-            f"{run} is not a run directory: expected recipe.yaml, manifest.json or {STAGES[0]}/ in it.",
-            "Give the folder that `niwaki run` wrote, such as runs/demo.",
-        )
-    recipe = run / "recipe.yaml"
-    evaluation = _read(run / "5-evaluate" / "results.json", _evaluation)
+    run = open_run(run_dir, *STAGES)
+    evaluation = read_json(run / "5-evaluate" / "results.json", _evaluation)
     results, samples = evaluation if evaluation is not None else ({}, [])
     curves = {
         "distilled": _curve(run / "4-distill" / "metrics.jsonl"),
@@ -55,12 +44,12 @@ def collect(run_dir: str | Path) -> Collected:
     }
     return Collected(
         run_dir=run,
-        recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
-        manifest=_read(run / "manifest.json", dict) or {},
-        importance=_read(run / "1-score" / "importance.json", _importance),
-        choice=_read(run / "2-choose" / "candidates.json", _choice),
-        depth=_read(run / "2-choose" / "depth.json", _depth),
-        trim=_read(run / "3-trim" / "model" / "trim.json", _trim),
+        recipe=recipe_text(run),
+        manifest=read_json(run / "manifest.json", dict) or {},
+        importance=read_json(run / "1-score" / "importance.json", _importance),
+        choice=read_json(run / "2-choose" / "candidates.json", _choice),
+        depth=read_json(run / "2-choose" / "depth.json", _depth),
+        trim=read_json(run / "3-trim" / "model" / "trim.json", _trim),
         curves={name: curve for name, curve in curves.items() if curve is not None},
         results=results,
         samples=samples,
@@ -72,18 +61,6 @@ def collect(run_dir: str | Path) -> Collected:
             "5-evaluate": evaluation is not None,
         },
     )
-
-
-def _read(path: Path, build: Callable[[dict[str, Any]], Facts]) -> Facts | None:
-    if not path.exists():
-        return None
-    try:
-        return build(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{path} cannot be read as the result of its stage: {error!r}.",
-            "Run the stage again, or remove the file to report without it.",
-        ) from error
 
 
 def _importance(raw: dict[str, Any]) -> Importance:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from niwaki.errors import RunError
+from niwaki.ground.run import write_atomically
 from niwaki.reporting.figures.funnel import Bar, funnel, shares
-from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
+from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.run_files import naming, read_json, recipe_text
 
 CURATION, BLEND, DIFFICULTY = "1-curate/curation.json", "2-blend/blend.json", "2-blend/difficulty.json"
 _DUPLICATES = ("duplicate", "near_duplicate", "duplicate_with_other_gold")
@@ -49,8 +50,7 @@ def write_curation_report(run_dir: str | Path) -> Path:
     facts = curation_facts(folder)
     if facts is None:
         raise RunError(f"{folder} holds no {CURATION}: curation has not finished.", "Give the recipe again.")
-    recipe = folder / "recipe.yaml"
-    facts |= {"name": folder.resolve().name, "recipe": recipe.read_text("utf-8") if recipe.exists() else None}
+    facts |= {"name": folder.resolve().name, "recipe": recipe_text(folder)}
     out = folder / "report.html"
     write_atomically(out, render("curation.html.j2", facts))
     return out
@@ -62,11 +62,10 @@ def curation_facts(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunError: a record is damaged.
     """
-    try:
-        summary = _read(folder / CURATION)
-        if summary is None:
-            return None
-        blend = _read(folder / BLEND)
+    summary, blend, difficulty = (read_json(folder / file, dict) for file in (CURATION, BLEND, DIFFICULTY))
+    if summary is None:
+        return None
+    with naming(folder / CURATION):
         bars = [_bar(name, counts) for name, counts in summary["sources"].items()]
         read, kept = (sum(counts) for counts in ([b.total for b in bars], [_kept(b) for b in bars]))
         return {
@@ -79,18 +78,9 @@ def curation_facts(folder: Path) -> dict[str, Any] | None:
             "templates": _templates(summary["templates"]),
             "letters": summary["gold_letters"],
             "blend": None if blend is None else _blend(blend),
-            "difficulty": _read(folder / DIFFICULTY),
+            "difficulty": difficulty,
             "seconds": summary["seconds"],
         }
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder}: the record of curation cannot be read: {error!r}.", "Curate into a new folder."
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
-    return found
 
 
 def _bar(name: str, counts: Mapping[str, Any]) -> Bar:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from niwaki.errors import RunError
+from niwaki.ground.run import write_atomically
 from niwaki.reporting import words
 from niwaki.reporting.facts import Interval
 from niwaki.reporting.figures.sizes import SizedModel, loss_by_size
-from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
+from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.run_files import read_json, recipe_text
 from niwaki.reporting.table import MISSING, SHARES, Cell
 
 FAMILY = "family.json"
@@ -30,15 +31,8 @@ def write_family_report(family_dir: str | Path) -> Path:
             f"{folder} holds no {FAMILY}: the family is not finished.",
             "Give the recipe to `niwaki run` again; each member has a report of its own before that.",
         )
-    try:
-        family = json.loads(record.read_text(encoding="utf-8"))
-        facts = family_facts(family, name=folder.resolve().name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{record} cannot be read: {error!r}.", "Give the recipe to `niwaki run` again."
-        ) from error
-    recipe = folder / "recipe.yaml"
-    facts["recipe"] = recipe.read_text(encoding="utf-8") if recipe.exists() else None
+    facts = read_json(record, lambda family: family_facts(family, name=folder.resolve().name)) or {}
+    facts["recipe"] = recipe_text(folder)
     out = folder / "report.html"
     write_atomically(out, render("family.html.j2", facts))
     return out

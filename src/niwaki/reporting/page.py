@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from niwaki.ground.run import write_atomically
 from niwaki.reporting import figures, words
 from niwaki.reporting.collect import collect
 from niwaki.reporting.facts import Collected, Interval, Sample
@@ -43,13 +44,6 @@ def write_report(run_dir: str | Path) -> Path:
     out = run.run_dir / "report.html"
     write_atomically(out, render("report.html.j2", page_facts(run)))
     return out
-
-
-def write_atomically(out: Path, content: str) -> None:
-    """Write beside `out`, then rename: a reader sees the old file or the new one."""
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(content, encoding="utf-8")
-    part.replace(out)
 
 
 def render(template: str, facts: dict[str, Any]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from niwaki.errors import RunError
 from niwaki.ground.metrics import read_metrics
 from niwaki.ground.run import is_done
+from niwaki.reporting.run_files import naming, open_run, read_json, recipe_text
 
 STAGES = ("1-curate", "2-blend", "3-warm-up", "4-rl", "5-evaluate")
 _SHOWN_ROLLOUTS = 8
@@ -39,42 +38,21 @@ def read_run(run_dir: str | Path) -> ReasonRun:
     Raises:
         RunError: `run_dir` is not a run directory, or one of its files is damaged.
     """
-    run = Path(run_dir)
-    if not any((run / name).exists() for name in ("recipe.yaml", "manifest.json", *STAGES)):
-        raise RunError(
-            f"{run} is not a run directory: expected recipe.yaml, manifest.json or {STAGES[0]}/ in it.",
-            "Give the folder that `niwaki run` wrote, such as runs/demo-reason.",
-        )
-    recipe = run / "recipe.yaml"
+    run = open_run(run_dir, *STAGES)
     steps = read_metrics(run / "4-rl" / "metrics.jsonl")
-    try:
+    with naming(run / "4-rl" / "metrics.jsonl"):
         domains = tuple(sorted({name for step in steps for name in step["domains"]}))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{run / '4-rl' / 'metrics.jsonl'} is damaged: {error!r}.", _REMEDY) from error
     return ReasonRun(
         name=run.resolve().name,
-        manifest=_json(run / "manifest.json") or {},
-        recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
+        manifest=read_json(run / "manifest.json", dict) or {},
+        recipe=recipe_text(run),
         finished={name: is_done(run, name) for name in STAGES},
         warm_up=read_metrics(run / "3-warm-up" / "metrics.jsonl"),
         steps=steps,
         rollouts=read_metrics(run / "4-rl" / "rollouts.jsonl"),
-        results=_json(run / "5-evaluate" / "results.json"),
+        results=read_json(run / "5-evaluate" / "results.json", dict),
         domains=domains,
     )
-
-
-_REMEDY = "Remove the file and give the recipe to `niwaki run` again."
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path} is damaged: {error}.", _REMEDY) from error
-    return content
 
 
 def share_by_step(

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from niwaki.ground.run import write_atomically
 from niwaki.reporting import figures, words
 from niwaki.reporting.curation_page import curation_facts
 from niwaki.reporting.figures import Line
-from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
+from niwaki.reporting.page import NARROW, WIDE, Figure, render
 from niwaki.reporting.reason_facts import (
     ReasonRun,
     chosen_rollouts,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from niwaki.errors import RunError
+from niwaki.ground.run import write_atomically
 from niwaki.reporting import figures
-from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
+from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.run_files import naming, open_run, read_files, recipe_text
 
 _FILES = {
     "data": "1-data/data.json",
@@ -19,6 +19,7 @@ _FILES = {
     "objectives": "6-objectives/objectives.json",
     "calibration": "7-calibrate/calibration.json",
     "results": "8-evaluate/results.json",
+    "justifier": "9-justify/results.json",
 }
 
 
@@ -28,19 +29,21 @@ def write_reward_report(run_dir: str | Path) -> Path:
     Raises:
         RunError: it is no reward run, or one of its files is damaged.
     """
-    folder = Path(run_dir)
-    if not (folder / "recipe.yaml").is_file():
-        raise RunError(f"{folder}: is no run.", "Give the directory that `niwaki run` made.")
-    try:
-        found = {n: json.loads((folder / p).read_text()) for n, p in _FILES.items() if (folder / p).exists()}
-        facts = reward_facts(found, name=folder.resolve().name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder}: a file of the run cannot be read: {error!r}.", "Run it again.") from error
-    facts["recipe"] = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    facts["backbone"] = yaml.safe_load(facts["recipe"])["backbone"]
-    out = folder / "report.html"
+    run = open_run(run_dir)
+    recipe = recipe_text(run)
+    facts = read_reward(run) | {"recipe": recipe}
+    with naming(run / "recipe.yaml"):
+        facts["backbone"] = yaml.safe_load(recipe or "")["backbone"]
+    out = run / "report.html"
     write_atomically(out, render("reward.html.j2", facts))
     return out
+
+
+def read_reward(run: Path) -> dict[str, Any]:
+    """`reward_facts` of a run directory. Raises RunError where one of its files is damaged."""
+    found = read_files(run, _FILES)
+    with naming(run):
+        return reward_facts(found, name=run.resolve().name)
 
 
 def reward_facts(found: Mapping[str, Any], *, name: str) -> dict[str, Any]:
@@ -49,7 +52,8 @@ def reward_facts(found: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     judged = results["sets"]["test"] if results else None
     return {
         "name": name,
-        "headline": _headline(judged),
+        "headline": _headline(judged, found.get("justifier")),
+        "justifier": found.get("justifier"),
         "data": found.get("data"),
         "sets": [_set(side, one) for side, one in (results["sets"] if results else {}).items()],
         "warnings": [*(results or {}).get("warnings", []), *(found.get("data") or {}).get("warnings", [])],
@@ -64,7 +68,13 @@ def reward_facts(found: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     }
 
 
-def _headline(judged: Mapping[str, Any] | None) -> str:
+def _headline(judged: Mapping[str, Any] | None, justifier: Mapping[str, Any] | None) -> str:
+    if judged is None and justifier is not None:
+        accuracy = justifier["judged"]["accuracy"]
+        return (
+            f"Of {justifier['judged']['num_pairs']:,} test pairs {accuracy['mean']:.1%} are in order "
+            f"({accuracy['low']:.1%} to {accuracy['high']:.1%}), each asked in both orders."
+        )
     if judged is None:
         return "A reward model, not finished yet."
     model, longer = judged["models"][judged["final"]], judged["models"]["longer answer"]["accuracy"]["mean"]

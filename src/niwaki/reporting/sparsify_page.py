@@ -5,19 +5,19 @@ Reads the run directory alone; a stage that has not run is left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from niwaki.errors import RunError
 from niwaki.ground.metrics import read_metrics
+from niwaki.ground.run import write_atomically
 from niwaki.reporting import words
 from niwaki.reporting.figures.bars import layer_bars
 from niwaki.reporting.figures.curves import Line, line_chart
-from niwaki.reporting.page import NARROW, WIDE, Figure, render, write_atomically
+from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.run_files import naming, open_run, read_files, recipe_text
 from niwaki.reporting.table import SHARES, Cell
 
 METHODS = {
@@ -42,26 +42,18 @@ def write_sparsify_report(run_dir: str | Path) -> Path:
     Raises:
         RunError: it is no such run, or one of its files is damaged.
     """
-    run = Path(run_dir)
-    if not (run / "manifest.json").exists():
-        raise RunError(f"{run} is not a run directory.", "Give the folder that `niwaki run` wrote.")
-    try:
-        found = {
-            name: json.loads((run / file).read_text()) if (run / file).exists() else None
-            for name, file in _FILES.items()
-        }
-        facts = sparsify_facts(
-            found, read_metrics(run / "2-learn" / "metrics.jsonl"), name=run.resolve().name
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{run}: one of its files cannot be read: {error!r}.", "Give the recipe to `niwaki run` again."
-        ) from error
-    recipe = run / "recipe.yaml"
-    facts["recipe"] = recipe.read_text(encoding="utf-8") if recipe.exists() else None
+    run = open_run(run_dir)
+    facts = read_sparsify(run) | {"recipe": recipe_text(run)}
     out = run / "report.html"
     write_atomically(out, render("sparsify.html.j2", facts))
     return out
+
+
+def read_sparsify(run: Path) -> dict[str, Any]:
+    """`sparsify_facts` of a run directory. Raises RunError where one of its files is damaged."""
+    found = read_files(run, _FILES)
+    with naming(run):
+        return sparsify_facts(found, read_metrics(run / "2-learn" / "metrics.jsonl"), name=run.resolve().name)
 
 
 def sparsify_facts(found: Mapping[str, Any], metrics: list[dict[str, Any]], *, name: str) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from torch import Tensor
 from niwaki.errors import CheckpointError
 from niwaki.ground.folder import new_folder
 from niwaki.ground.saved import no_progress_bars
+from niwaki.reward.features import Extractor, load_extractor, states
 from niwaki.reward.model import Scorable, head_of, load_reward_model, score_rows
+from niwaki.reward.objectives import CARD, HEADS, Objectives, load_objectives
 from niwaki.reward.tokens import padded
 
-CARD = "reward.json"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _PROBES = (
     ("Name a tree.", "Pine."),
@@ -85,6 +86,53 @@ def save_reward_model(
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: t.contiguous() for k, t in tensors.items()}, path)
         return check_saved(folder, scorable, dtype=dtype)
+
+
+def save_encoder(
+    extractor: Extractor,
+    objectives: Objectives,
+    out: Path,
+    *,
+    card: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    replace: bool = False,
+) -> float:
+    """Save an encoder with the objectives on its mean states, and check it; returns the largest difference.
+
+    No stock classifier reads a mean over the answer's tokens, so there is no `score` to save: the folder is
+    the stock encoder with `objectives/heads.safetensors` beside it, and `load_scorer` scores with both.
+
+    Raises:
+        CheckpointError: the reloaded encoder scores differently.
+    """
+    from safetensors.torch import save_file
+
+    model, chat = extractor.model, extractor.chat
+    needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize * 2
+    conversations = [chat.conversation([{"role": "user", "content": q}], a, row="probe") for q, a in _PROBES]
+    expected = objectives.score(states(extractor, conversations)[0].double().numpy())
+    with new_folder(Path(out), needed_bytes=needed, replace=replace) as folder, no_progress_bars():
+        before = next(model.parameters()).dtype
+        try:
+            model.to(dtype).save_pretrained(folder)
+        finally:
+            model.to(before)
+        chat.tokenizer.save_pretrained(folder)
+        told = {**card, "objectives": objectives.card(), "pooling": extractor.pooling}
+        (folder / CARD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+        (folder / HEADS).parent.mkdir()
+        save_file(objectives.tensors(), folder / HEADS)
+        reloaded = load_extractor(folder, pooling=extractor.pooling)
+        found = load_objectives(folder).score(states(reloaded, conversations)[0].double().numpy())
+        difference = float(np.abs(found - expected).max())
+        allowed = TOLERANCE[dtype] * max(1.0, float(np.abs(expected).max()))
+        if not difference <= allowed:
+            raise CheckpointError(
+                f"{folder}: scores differ from those in memory by {difference:.2g}, expected at most "
+                f"{allowed:.2g}.",
+                "Save in float32.",
+            )
+    return difference
 
 
 def meet_contract(scorable: Scorable) -> None:

@@ -40,7 +40,7 @@ class Extractor:
     Attributes:
         pooling: "last", for causal models: the state of the last token, and of the prompt's last. "mean", for
             any: the mean over the answer's tokens, and over the prompt's; richer where the model is small and
-            frozen, but no stock classifier reads it.
+            frozen, but no stock classifier reads it, so `niwaki reward` alone scores with it.
         causal: a state sees no later token; an encoder's prompts are run alone.
         identity: what the states depend on, for the cache.
     """
@@ -168,7 +168,7 @@ def cache_ratings(
     labels = tokens.labels.astype(np.float32)
 
     def shard(rows: range) -> dict[str, np.ndarray]:
-        found, prompts = _in_batches(extractor, [tokens.conversations[i] for i in rows], batch_rows)
+        found, prompts = states_in_batches(extractor, [tokens.conversations[i] for i in rows], batch_rows)
         return {"states": found, "prompts": prompts, "labels": labels[rows.start : rows.stop]}
 
     meta = {
@@ -189,7 +189,7 @@ def cache_pairs(
 
     def shard(rows: range) -> dict[str, np.ndarray]:
         both = [c for i in rows for c in (tokens.chosen[i], tokens.rejected[i])]
-        found, prompts = _in_batches(extractor, both, batch_rows)
+        found, prompts = states_in_batches(extractor, both, batch_rows)
         return {"states": found.reshape(len(rows), 2, -1), "prompts": prompts[::2].copy()}
 
     meta = {
@@ -254,10 +254,10 @@ def _write(extractor: Extractor, meta: dict[str, Any], shard: Any, folder: Path,
     return Features(folder)
 
 
-def _in_batches(
+def states_in_batches(
     extractor: Extractor, conversations: Sequence[Conversation], batch_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """States in the order given; batches go by length."""
+    """States [n, d] of conversations and of their prompts, in the order given; batches go by length."""
     order = np.argsort([-len(c.ids) for c in conversations], kind="stable")
     found = np.empty((2, len(conversations), extractor.width), dtype=np.float32)
     for start in range(0, len(order), batch_rows):

@@ -2,9 +2,11 @@
 
 | form | columns |
 |---|---|
-| pairs | chosen, rejected (text or messages), prompt unless they hold it; strength, q, margin or score_* if
-known | | helpsteer2-preference | prompt, response_1, response_2, preference_strength,
-three_most_similar_preferences | | hh | chosen, rejected: whole dialogues with "Human:" and "Assistant:" |
+| pairs | chosen, rejected (text or messages), prompt unless they hold it; strength, q, margin, score_*,
+elaboration if known |
+| helpsteer2-preference | prompt, response_1, response_2, preference_strength, preference_elaboration,
+three_most_similar_preferences |
+| hh | chosen, rejected: whole dialogues with "Human:" and "Assistant:" |
 | shp | history, human_ref_A, human_ref_B, labels |
 | annotators | prompt, response_1, response_2, annotations: a list of strengths, one a person |
 | helpsteer | prompt, response and one number a column |
@@ -25,7 +27,7 @@ from typing import Any
 
 from niwaki.errors import DataError
 from niwaki.ground.chat import Message
-from niwaki.reward.records import MISSING, Pair, Rating
+from niwaki.reward.records import MISSING, Pair, Rating, exchanged
 
 Row = Mapping[str, Any]
 MOST_SPREAD = 2
@@ -79,15 +81,17 @@ def read_pair(row: Row, name: str, form: str, *, ties: str = "drop", source: str
         return Skipped(name, "an answer is empty")
     if first.strip() == second.strip():
         return Skipped(name, "both answers are the same")
-    if strength > 0:
+    turned = (strength > 0) != (q < 0.5)
+    if turned:
         first, second = second, first
-    if q < 0.5:
-        first, second, q = second, first, 1 - q
+    q = max(q, 1 - q)
+    wrote = str(row.get("preference_elaboration") or row.get("elaboration") or "")
+    about = {"source": source, "elaboration": exchanged(wrote) if turned else wrote}
     if strength == 0 or q == 0.5:
         if ties == "drop":
             return Skipped(name, "a tie")
-        return Pair(name, prompt, first, second, strength=1.0, q=0.5, source=source)
-    return Pair(name, prompt, first, second, strength=abs(strength), q=q, source=source)
+        return Pair(name, prompt, first, second, strength=1.0, q=0.5, **about)
+    return Pair(name, prompt, first, second, strength=abs(strength), q=q, **about)
 
 
 def read_ratings(row: Row, name: str, form: str, *, source: str = "") -> Iterator[Rating]:

@@ -109,13 +109,28 @@ def load_reward_model(
     return scorable
 
 
+def reads_last_token(name: str | Path) -> bool:
+    """Whether `transformers` has a sequence classifier of this model with a linear head on its last token.
+
+    Causal language models have one, encoders have not. No weights are read.
+    """
+    config = AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            stock = AutoModelForSequenceClassification.from_config(config)
+    except (ValueError, KeyError):
+        return False
+    return isinstance(getattr(stock, HEAD, None), nn.Linear)
+
+
 def head_of(model: nn.Module, name: object = "the model") -> nn.Linear:
     """The linear head. Raises CheckpointError where there is none that reads one state (encoders)."""
     head = getattr(model, HEAD, None)
     if not isinstance(head, nn.Linear) or not hasattr(model, getattr(model, "base_model_prefix", "")):
         raise CheckpointError(
             f"Model {name!s} ({type(model).__name__}) has no linear head {HEAD!r} on its last state.",
-            "Give a causal language model, or a reward model made from one.",
+            "Give a causal language model, or a reward model made from one; a recipe can use an encoder's "
+            "frozen states: leave out regression and preference, and keep objectives.",
         )
     return head
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ class Pair:
     Attributes:
         strength: how much better, above 0; 1 where the data do not say.
         q: probability that `chosen` is the better one; 0.5 is a tie.
+        elaboration: what people wrote about it, where "@Response 1" is `chosen`; empty if they did not.
     """
 
     row: str
@@ -32,6 +34,7 @@ class Pair:
     strength: float = 1.0
     q: float = 1.0
     source: str = ""
+    elaboration: str = ""
 
     @property
     def key(self) -> str:
@@ -61,6 +64,11 @@ def prompt_key(prompt: Iterable[Message]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def exchanged(text: str) -> str:
+    """What was written about two answers, for the other order: "@Response 1" and "2" change places."""
+    return re.sub(r"@Response ([12])", lambda match: f"@Response {3 - int(match[1])}", text)
+
+
 def side_of(key: str, *, test: float, validation: float) -> str:
     """The side of a prompt: train, validation or test, by its hash, so all its rows are on one."""
     place = int(key[:13], 16) / 16**13
@@ -72,6 +80,9 @@ def read_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a local file (.jsonl .json .parquet .csv), a folder of such, or a hub dataset, with names.
 
+    A folder whose files are named by split ("train.jsonl", "test.jsonl") is read by split; one that is laid
+    out as a hub dataset (`data/filtered-00000-of-00001.parquet`) is opened as one.
+
     Raises:
         DataError: nothing is there, it is not of a known form, or a row is no table row.
     """
@@ -82,10 +93,14 @@ def read_rows(
         yield from _hub(source, config, data_dir, split)
         return
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
-    if not files or any(file.suffix not in _SUFFIXES for file in files):
+    if path.is_dir() and (data_dir is not None or not files):
+        yield from _hub(str(path), config, data_dir, split)
+        return
+    if any(file.suffix not in _SUFFIXES for file in files):
         raise DataError(
             f"data source {source!r}: no file of a known form.", f"Known forms: {' '.join(_SUFFIXES)}."
         )
+    files = [file for file in files if _of_split(file, split)] or files
     for file in files:
         for name, row in _file(file):
             if not isinstance(row, dict):
@@ -95,6 +110,11 @@ def read_rows(
 
 _SUFFIXES = (".jsonl", ".json", *TABLES)
 _JSON_HELP = "Write one JSON object a row."
+
+
+def _of_split(file: Path, split: str | None) -> bool:
+    """Whether a file of a folder is named after the split: "train.jsonl", "train-00000-of-00002.parquet"."""
+    return split is None or re.split(r"[-_.]", file.name)[0] == split
 
 
 def _file(file: Path) -> Iterator[tuple[str, Any]]:
@@ -126,8 +146,10 @@ def _hub(
         rows = load_dataset(source, config, data_dir=data_dir, split=split, streaming=True)
     except Exception as error:
         raise DataError(
-            f"dataset {source!r}: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}).",
-            "Give a local file, or a dataset name that `datasets.load_dataset` opens.",
+            f"dataset {source!r}, split {split!r}: cannot be opened ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}).",
+            f"Give a file or a folder of files ({' '.join(_SUFFIXES)}), or a dataset and split that "
+            "`datasets.load_dataset` opens.",
         ) from error
     for number, row in enumerate(rows):
         yield f"{source}[{number}]", dict(row)

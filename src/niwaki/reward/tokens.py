@@ -123,7 +123,7 @@ def padded(conversations: Sequence[Conversation], pad_id: int) -> tuple[Tensor, 
     return torch.from_numpy(ids), torch.tensor([len(c.ids) - 1 for c in conversations])
 
 
-class _Order:
+class Order:
     """Row i of an endless stream. Within a global batch rows go by length, so micro-batches pad little."""
 
     def __init__(self, lengths: np.ndarray, batch_rows: int, seed: int | None) -> None:
@@ -162,7 +162,7 @@ class PairRows:
         self.tokens, self.pad_id = tokens, pad_id
         both = zip(tokens.chosen, tokens.rejected, strict=True)
         longest = np.array([max(len(c.ids), len(r.ids)) for c, r in both])
-        self._order = _Order(longest, batch_rows, seed)
+        self._order = Order(longest, batch_rows, seed)
 
     def take(self, start: int, count: int) -> dict[str, Tensor]:
         """`ids` [2P, S] (chosen, rejected, chosen, ...), `last` [2P], `strength` and `q` [P], `mask` [P]."""
@@ -185,7 +185,7 @@ class RatingRows:
 
     def __init__(self, tokens: RatingTokens, *, pad_id: int, batch_rows: int, seed: int | None) -> None:
         self.tokens, self.pad_id = tokens, pad_id
-        self._order = _Order(np.array([len(c.ids) for c in tokens.conversations]), batch_rows, seed)
+        self._order = Order(np.array([len(c.ids) for c in tokens.conversations]), batch_rows, seed)
 
     def take(self, start: int, count: int) -> dict[str, Tensor]:
         """`ids` [B, S], `last` [B], `labels` [B, K] (0 where missing), `mask` [B, K]."""

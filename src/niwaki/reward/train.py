@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from niwaki.errors import RecipeError
 from niwaki.ground.loop import FitResult, Loss, RowSource, fit
 from niwaki.reward.losses import BradleyTerry, bradley_terry, masked_squared_errors
-from niwaki.reward.model import HEAD, head_of, score_rows, stock_of
+from niwaki.reward.model import HEAD, score_rows, stock_of
 
 
 def preference_loss(form: BradleyTerry) -> Loss:
@@ -51,7 +51,7 @@ def train(
     betas: tuple[float, float] = (0.9, 0.98),
     **options: Any,
 ) -> FitResult:
-    """Train a sequence classifier in place; the defaults are those of the paper's training code.
+    """Train a classifier or a justifier in place; the defaults are those of the paper's training code.
 
     Args:
         batch_rows: pairs, or rated answers, of one step; the paper's "128" are 64 pairs.
@@ -84,7 +84,7 @@ def train(
 
 
 def with_lora(model: PreTrainedModel, *, rank: int, alpha: float | None = None, seed: int = 0) -> Any:
-    """Wrap a sequence classifier with LoRA on all its linear layers; the head is trained whole.
+    """Wrap a model with LoRA on all its linear layers; the head of a sequence classifier is trained whole.
 
     `merged` gives the plain model back. `alpha` is twice the rank by default.
 
@@ -97,17 +97,17 @@ def with_lora(model: PreTrainedModel, *, rank: int, alpha: float | None = None, 
         raise RecipeError(
             "LoRA needs peft.", "Run `pip install niwaki[reward]`, or train all weights."
         ) from error
-    head_of(model)
+    scores = hasattr(model, HEAD)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(
             model,
             LoraConfig(
-                task_type="SEQ_CLS",
+                task_type="SEQ_CLS" if scores else "CAUSAL_LM",
                 r=rank,
                 lora_alpha=2 * rank if alpha is None else alpha,
                 target_modules="all-linear",
-                modules_to_save=[HEAD],
+                modules_to_save=[HEAD] if scores else None,
             ),
         )
 
