@@ -46,7 +46,5 @@ def load_tensors(path: Path, *, kind: str, expected: str) -> tuple[dict[str, Ten
     except (SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{kind.capitalize()} file {path} is damaged: {error}.", remedy) from error
     if (found := described.pop("format", None)) != expected:
-        raise CheckpointError(
-            f"{path} is no {kind} file: its format is {found!r}, not {expected!r}.", remedy
-        )
+        raise CheckpointError(f"{path} is no {kind} file: its format is {found!r}, not {expected!r}.", remedy)
     return tensors, described
