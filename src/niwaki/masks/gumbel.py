@@ -28,8 +28,8 @@ from niwaki.masks.patterns import Pattern
 from niwaki.masks.tensors import owner
 
 _SMALLEST = torch.finfo(torch.float32).tiny
-# A candidate this far behind the best has a share of 1e-13. With sharp samples most would be far lower still, and
-# processors compute with the denormal numbers that come of it, in gradients and moments too, ten times slower.
+# A candidate this far behind the best has a share of 1e-13. When samples are sharp most would be far lower
+# still, and with the denormal numbers of their gradients and moments processors are ten times slower.
 _LEAST_SCORE = -30.0
 
 
