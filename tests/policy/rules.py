@@ -28,6 +28,7 @@ LAYERS = {
     "sapling": 5,
     "pipelines": 6,
     "cli": 7,
+    "__main__": 8,
 }
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +13,13 @@ import typer
 from typer.core import TyperGroup
 
 from niwaki import __version__
-from niwaki.errors import NiwakiError
+from niwaki.errors import NiwakiError, RecipeError
 
 EXIT_WRONG_ANSWER = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+# What several processes of a launcher can do together.
+_DIVIDED = ("run", "compress", "check", "correct", "score", "choose", "trim", "distill", "eval")
 
 
 class _Verbs(TyperGroup):
@@ -25,16 +28,45 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; with NIWAKI_TRACEBACK=1 its errors keep their traceback."""
         try:
-            return super().invoke(ctx)
+            with _together(ctx):
+                return super().invoke(ctx)
         except NiwakiError as error:
             if os.environ.get("NIWAKI_TRACEBACK") == "1":
                 raise
-            _say(error)
+            _say_once(error)
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             command = shlex.join(["niwaki", *sys.argv[1:]])
             typer.echo(f"\nStopped. The same command goes on from here: {command}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _together(ctx: Any) -> AbstractContextManager[None]:
+    """The processes that a launcher started, met; alone, which is usual, nothing is imported."""
+    if not _is_one_of_several():
+        return nullcontext()
+    verb = next(iter([*ctx._protected_args, *ctx.args]), "")
+    if verb not in _DIVIDED:
+        raise RecipeError(
+            f"`niwaki {verb}` is nothing that several processes do together.",
+            f"Run it without the launcher; with it go {', '.join(_DIVIDED)}.",
+        )
+    from niwaki.ground.processes import together
+
+    return together()
+
+
+def _say_once(error: NiwakiError) -> None:
+    if not _is_one_of_several():
+        _say(error)
+        return
+    from niwaki.ground.processes import say_once
+
+    say_once(error, lambda: _say(error))
 
 
 def _say(error: NiwakiError) -> None:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.mode import evaluating
+from niwaki.ground import processes
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.layers import only_layers
 from niwaki.ground.stats import Interval, bootstrap_mean
@@ -61,6 +62,7 @@ def held_out_loss(
     """Mean next-token loss of `model` on the first `num_rows` of `rows` (all of them if there are fewer).
 
     Targets outside the mask count nowhere. The result does not depend on `batch_rows` beyond rounding.
+    Collective: each of several processes takes part of the rows, and all get the same result.
 
     Args:
         model: a causal language model in any dtype; log-softmax is in float32.
@@ -80,7 +82,9 @@ def held_out_loss(
         )
     if teacher is not None:
         _check_vocabularies(model, teacher)
-    nats, divergences, counts = [], [], []
+    nats: list[float] = []
+    divergences: list[float] = []
+    counts: list[int] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for each in (model, teacher):
@@ -89,11 +93,15 @@ def held_out_loss(
         for start, batch, hidden in _decoded(model, rows, num_rows, batch_rows):
             row_nats, row_divergences = _row_sums(model, hidden, teacher, batch)
             _check_finite(row_nats, start)
-            if start == 0:  # after the first loss, so that NaN weights are reported as what they are
+            if not counts:  # after the first loss, so that NaN weights are reported as what they are
                 _check_head(model)
             nats += row_nats.tolist()
             divergences += row_divergences.tolist()
             counts += batch["mask"].sum(dim=1).tolist()
+    measured = processes.gather((nats, divergences, counts))
+    nats, divergences, counts = (
+        [value for part in each for value in part] for each in zip(*measured, strict=True)
+    )
     loss = bootstrap_mean(nats, counts=counts)
     return HeldOut(
         nats_per_token=loss,
@@ -113,8 +121,9 @@ def _decoded(
     """First row, batch and last hidden states at the scored positions [N, D], batch after batch."""
     row_tokens = rows.take(0, 1)["inputs"].shape[1]
     at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=row_tokens)
-    for first in range(0, num_rows, at_once):
-        end = min(first + at_once, num_rows)
+    mine = processes.my_part(num_rows, step=batch_rows)
+    for first in range(mine.start, mine.stop, at_once):
+        end = min(first + at_once, mine.stop)
         starts = range(first, end, batch_rows)
         batches = [rows.take(start, min(batch_rows, end - start)) for start in starts]
         arguments = [{"input_ids": batch["inputs"].to(model.device)} for batch in batches]

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -28,9 +29,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from niwaki.errors import TrainingError
-from niwaki.ground import snapshot
+from niwaki.ground import processes, snapshot
 from niwaki.ground.metrics import MetricsFile
 from niwaki.ground.progress import progress
+from niwaki.ground.spread import clip_norm_, recomputing, spread, unsynchronised
 from niwaki.ground.stream import Batch
 
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]]
@@ -106,6 +108,7 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.95),
     clip_norm: float = 1.0,
     precision: Precision = "float32",
+    checkpointing: bool = False,
     seed: int = 0,
     save_every_steps: int = 500,
     keep_snapshots: int = 2,
@@ -128,6 +131,7 @@ def fit(
         rate_factors: part of `model` -> factor of its rate. Each is clipped on its own; "" is the whole.
         weight_decay, clip_norm: AdamW's, on matrices only; the largest norm of the whole gradient.
         precision: "bfloat16" computes matrix products under autocast; "auto" where the hardware can.
+        checkpointing: keep the inputs of layers alone, and run each layer again for its backward pass.
         held_out: `held_out_rows` of it get the same loss every `evaluate_every_steps` and at the end.
         trackers: of accelerate, such as "tensorboard" and "wandb".
         before_step: is told the number of each step, from 0; for what else is a function of it.
@@ -137,69 +141,78 @@ def fit(
         TrainingError: the batch does not divide, the loss is not finite, or a snapshot cannot be saved.
     """
     accelerator = _accelerator(trackers, out, batch_rows, micro_rows)
-    objective = Objective(model, loss, precision)
-    groups = [group for part in rate_factors for group in _groups(model.get_submodule(part), weight_decay)]
-    stepper = optimizer(groups, lr=learning_rate, betas=betas, eps=1e-8)
-    objective, stepper = accelerator.prepare(objective, stepper)
-    inner = getattr(stepper, "optimizer", stepper)
-    checkpoints = out / "checkpoints"
-    found = snapshot.newest(checkpoints)
-    first_step, num_seen = (0, 0) if found is None else snapshot.restore(found, objective, inner)
-    metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step, is_main=accelerator.is_main_process)
-    results: dict[str, float] = metrics.last_held_out
+    device, checkpoints = accelerator.device, out / "checkpoints"
+    objective = Objective(model, loss, precision).to(device)
+    rate_at = partial(
+        learning_rate_at, num_steps=num_steps, peak=learning_rate, minimum=min_learning_rate,
+        warmup_steps=warmup_steps,
+    )  # fmt: skip
+    pause = num_steps if until_step is None else min(until_step, num_steps)
+    with recomputing(model, checkpointing), spread(objective) as trained:
+        groups = [g for part in rate_factors for g in _groups(model.get_submodule(part), weight_decay)]
+        stepper = optimizer(groups, lr=learning_rate, betas=betas, eps=1e-8)
+        found = snapshot.newest(checkpoints)
+        first_step, num_seen = (0, 0) if found is None else snapshot.restore(found, trained, stepper)
+        metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step)
+        results: dict[str, float] = metrics.last_held_out
 
-    def evaluate(step: int) -> None:
-        nonlocal results
-        if held_out is not None and held_out_rows:
-            results = _evaluate(objective, held_out, held_out_rows, micro_rows, accelerator)
-            record(step, {f"held_out_{k}": v for k, v in results.items()})
+        def evaluate(step: int) -> None:
+            nonlocal results
+            if held_out is not None and held_out_rows:
+                results = _evaluate(trained, held_out, held_out_rows, micro_rows, device)
+                record(step, {f"held_out_{k}": v for k, v in results.items()})
 
-    def record(step: int, values: dict[str, float]) -> None:
-        metrics.write({"step": step, "tokens": num_seen, **values})
-        if trackers:
+        def record(step: int, values: dict[str, float]) -> None:
+            metrics.write({"step": step, "tokens": num_seen, **values})
             accelerator.log(values, step=step)
 
-    objective.train()
-    pause = num_steps if until_step is None else min(until_step, num_steps)
-    with progress(label, total=pause, start=first_step, shown=accelerator.is_main_process) as bar:
-        if first_step == 0:
-            evaluate(0)
-        for step in range(first_step, pause):
-            began = time.perf_counter()
-            before_step(step)
-            rate = learning_rate_at(
-                step, num_steps, peak=learning_rate, minimum=min_learning_rate, warmup_steps=warmup_steps
-            )
-            means, num_targets = _accumulate(objective, rows, step, batch_rows, micro_rows, seed, accelerator)
-            where = f"{label}: step {step}: loss {means['loss']}"
-            norm = _update(objective, stepper, rate, rate_factors, clip_norm, accelerator, where=where)
-            num_seen += num_targets
-            speed = num_targets / (time.perf_counter() - began)
-            done = step + 1
-            record(done, {**means, "learning_rate": rate, "grad_norm": norm, "tokens_per_s": round(speed, 1)})
-            bar.advance(f"loss {means['loss']:.4f}, {speed:,.0f} tokens/s")
-            if done == num_steps or (evaluate_every_steps and done % evaluate_every_steps == 0):
-                evaluate(done)
-            if done == pause or done % save_every_steps == 0:
-                metrics.flush()
-                snapshot.save(checkpoints, (done, num_seen), objective, inner, keep=keep_snapshots)
-                accelerator.wait_for_everyone()
-    if trackers:
-        accelerator.end_training()
+        trained.train()
+        with progress(label, total=pause, start=first_step, shown=processes.is_main()) as bar:
+            if first_step == 0:
+                evaluate(0)
+            for step in range(first_step, pause):
+                began = time.perf_counter()
+                before_step(step)
+                means, num_targets = _accumulate(trained, rows, step, batch_rows, micro_rows, seed, device)
+                where = f"{label}: step {step}: loss {means['loss']}"
+                taken = _update(objective, stepper, rate_at(step), rate_factors, clip_norm, where=where)
+                num_seen += num_targets
+                speed = round(num_targets / (time.perf_counter() - began), 1)
+                done = step + 1
+                record(done, {**means, **taken, "tokens_per_s": speed})
+                bar.advance(f"loss {means['loss']:.4f}, {speed:,.0f} tokens/s")
+                if done == num_steps or (evaluate_every_steps and done % evaluate_every_steps == 0):
+                    evaluate(done)
+                if done == pause or done % save_every_steps == 0:
+                    metrics.flush()
+                    snapshot.save(checkpoints, (done, num_seen), trained, stepper, keep=keep_snapshots)
+    for tracker in accelerator.trackers:  # `end_training` would part the processes as well
+        tracker.finish()
     objective.eval()
     return FitResult(max(first_step, pause), num_seen, results)
 
 
-def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int) -> Accelerator:
-    # Autocast is the objective's: accelerate's own setting is one for the whole process.
-    accelerator = Accelerator(mixed_precision="no", log_with=list(trackers) or None, project_dir=str(out))
-    share = micro_rows * accelerator.num_processes
+def check_divides(batch_rows: int, micro_rows: int, words: str = "batch_rows {} does") -> None:
+    """Refuse a global batch that the processes cannot share out in whole micro-batches.
+
+    `words` name it to the user, with {} for the number of rows.
+
+    Raises:
+        TrainingError: says what would divide.
+    """
+    share = micro_rows * processes.count()
     if batch_rows % share:
         raise TrainingError(
-            f"batch_rows {batch_rows} does not divide into {accelerator.num_processes} process(es) x "
+            f"{words.format(batch_rows)} not divide into {processes.count()} process(es) x "
             f"micro_rows {micro_rows}.",
-            f"Use a multiple of {share}.",
+            f"Use a multiple of {share} rows.",
         )
+
+
+def _accelerator(trackers: Sequence[str], out: Path, batch_rows: int, micro_rows: int) -> Accelerator:
+    check_divides(batch_rows, micro_rows)
+    # Autocast is the objective's: accelerate's own setting is one for the whole process.
+    accelerator = Accelerator(mixed_precision="no", log_with=list(trackers) or None, project_dir=str(out))
     if trackers:
         accelerator.init_trackers("niwaki")
     return accelerator
@@ -212,68 +225,66 @@ def _accumulate(
     batch_rows: int,
     micro_rows: int,
     seed: int,
-    accelerator: Accelerator,
+    device: torch.device,
 ) -> tuple[dict[str, float], int]:
     """Gradients of one global batch; the means of its loss and metrics over all its targets."""
-    share = batch_rows // accelerator.num_processes
-    first = step * batch_rows + accelerator.process_index * share
+    share = batch_rows // processes.count()
+    first = step * batch_rows + processes.number() * share
     parts = [rows.take(first + i, micro_rows) for i in range(0, share, micro_rows)]
-    num_targets = int(_sum(torch.tensor([sum(int(p["mask"].sum()) for p in parts)]), accelerator)[0])
+    num_targets = int(_sum(torch.tensor([sum(int(p["mask"].sum()) for p in parts)], device=device))[0])
     if num_targets == 0:
         raise TrainingError(
             f"step {step}: a batch without a single target.", "Mask less, or use larger batches."
         )
     sums: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
-        batch = {k: v.to(accelerator.device) for k, v in part.items()}
+        batch = {k: v.to(device) for k, v in part.items()}
         torch.manual_seed((seed * 1_000_003 + first + number * micro_rows) % 2**63)
         last = number == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(objective):
+        with nullcontext() if last else unsynchronised(objective):
             total, metrics = objective(batch)
-            # DDP and FSDP average gradients over processes; the loss is a sum over all of them.
-            accelerator.backward(total * (accelerator.num_processes / num_targets))
+            # DDP and FSDP2 average gradients over processes; the loss is a sum over all of them.
+            (total * (processes.count() / num_targets)).backward()
         for name, value in {"loss": total.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0) + value.float()
-    return _means(sums, num_targets, accelerator), num_targets
+    return _means(sums, num_targets), num_targets
 
 
 @torch.no_grad()
 def _evaluate(
-    objective: nn.Module, rows: RowSource, num_rows: int, micro_rows: int, accelerator: Accelerator
+    objective: nn.Module, rows: RowSource, num_rows: int, micro_rows: int, device: torch.device
 ) -> dict[str, float]:
     objective.eval()
     sums: dict[str, Tensor] = {}
     targets = 0
     places = range(0, num_rows, micro_rows)
     # Every process makes the same number of forward passes, because FSDP2's are collective.
-    for turn in range(math.ceil(len(places) / accelerator.num_processes)):
-        number = turn * accelerator.num_processes + accelerator.process_index
+    for turn in range(math.ceil(len(places) / processes.count())):
+        number = turn * processes.count() + processes.number()
         start = places[min(number, len(places) - 1)]
         batch = rows.take(start, min(micro_rows, num_rows - start))
-        total, metrics = objective({k: v.to(accelerator.device) for k, v in batch.items()})
+        total, metrics = objective({k: v.to(device) for k, v in batch.items()})
         if number < len(places):
             targets += int(batch["mask"].sum())
             for name, value in {"loss": total, **metrics}.items():
                 sums[name] = sums.get(name, 0) + value.float()
     objective.train()
-    num_targets = int(_sum(torch.tensor([targets]), accelerator)[0])
-    return _means(sums, num_targets, accelerator)
+    num_targets = int(_sum(torch.tensor([targets], device=device))[0])
+    return _means(sums, num_targets)
 
 
 def _update(
-    objective: nn.Module,
-    optimizer: Any,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
     rate: float,
     rate_factors: Mapping[str, float],
     clip_norm: float,
-    accelerator: Accelerator,
     *,
     where: str,
-) -> float:
-    """One clipped optimiser step; the norm of the gradient before clipping."""
-    wrapped: Any = getattr(objective, "module", objective)
-    parts = [wrapped.model.get_submodule(part) for part in rate_factors]
-    norm = math.hypot(*(float(accelerator.clip_grad_norm_(p.parameters(), clip_norm)) for p in parts))
+) -> dict[str, float]:
+    """One clipped optimiser step; its rate, and the norm of the gradient before clipping."""
+    parts = [objective.model.get_submodule(part) for part in rate_factors]
+    norm = math.hypot(*(clip_norm_(p.parameters(), clip_norm) for p in parts))
     # A loss that is not finite has no finite gradient.
     if not math.isfinite(norm):
         raise TrainingError(
@@ -286,19 +297,17 @@ def _update(
         group["lr"] = rate * factor
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return {"learning_rate": rate, "grad_norm": norm}
 
 
-def _means(sums: Mapping[str, Tensor], num_targets: int, accelerator: Accelerator) -> dict[str, float]:
-    totals = _sum(torch.stack(list(sums.values())).double(), accelerator)
+def _means(sums: Mapping[str, Tensor], num_targets: int) -> dict[str, float]:
+    totals = _sum(torch.stack(list(sums.values())).double())
     return {name: float(total) / num_targets for name, total in zip(sums, totals, strict=True)}
 
 
-def _sum(values: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return values
-    reduced: Tensor = accelerator.reduce(values.to(accelerator.device), reduction="sum")
-    return reduced
+def _sum(values: Tensor) -> Tensor:
+    processes.add_up([values])
+    return values
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -7,26 +7,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+from niwaki.ground import processes
+
 
 class MetricsFile:
     """Appends records that carry a `step`; on opening, drops those after `upto_step`.
 
-    Only the main process writes.
+    Only the main process writes. Collective: every process opens it.
     """
 
-    def __init__(self, path: Path, *, upto_step: int, is_main: bool) -> None:
+    def __init__(self, path: Path, *, upto_step: int) -> None:
         self._path = path
-        self._is_main = is_main
-        kept = [r for r in read_metrics(path) if upto_step > 0 and r["step"] <= upto_step]
+        self._is_main = processes.is_main()
+        kept = processes.by_main(lambda: self._cut_back(upto_step))
         self.last_held_out: dict[str, float] = {}
         for record in kept:
             if found := {
                 k.removeprefix("held_out_"): v for k, v in record.items() if k.startswith("held_out_")
             }:
                 self.last_held_out = found
-        if is_main:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+
+    def _cut_back(self, upto_step: int) -> list[dict[str, Any]]:
+        kept = [r for r in read_metrics(self._path) if upto_step > 0 and r["step"] <= upto_step]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        return kept
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.errors import RunError
+from niwaki.ground import processes
 
 DONE = "DONE"
 BEGUN = "BEGUN"
@@ -24,25 +25,50 @@ def input_hash(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def stage(run: Path, name: str, inputs: Mapping[str, Any], work: Callable[[Path], None]) -> Path:
+def stage(
+    run: Path,
+    name: str,
+    inputs: Mapping[str, Any],
+    work: Callable[[Path], None],
+    *,
+    together: bool = False,
+) -> Path:
     """Do `work(run / name)` unless it is already done with the same inputs; return the stage's folder.
 
     `work` may be called again on a folder that a killed process left half done: it must resume or redo.
+    Several processes call `stage` at once; the main one does the work, or with `together` all of them do.
 
     Raises:
         RunError: the folder was made with other inputs, or holds something that no stage made.
     """
+    folder = run / name
+    if _begin(run, name, inputs):
+        processes.check_shared(folder / BEGUN)
+        if together:
+            work(folder)
+        else:
+            processes.by_main(lambda: work(folder))
+        _end(folder)
+    return folder
+
+
+@processes.main_only
+def _begin(run: Path, name: str, inputs: Mapping[str, Any]) -> bool:
+    """Mark a stage as begun; False where it has been done."""
     check_inputs(run, name, inputs)
     folder = run / name
     if is_done(run, name):
-        return folder
+        return False
     folder.mkdir(parents=True, exist_ok=True)
     mark_text = json.dumps({"inputs": input_hash(inputs), "values": dict(inputs)}, default=str, indent=1)
     write_atomically(folder / BEGUN, mark_text)
-    work(folder)
-    write_atomically(folder / DONE, mark_text)
+    return True
+
+
+@processes.main_only
+def _end(folder: Path) -> None:
+    write_atomically(folder / DONE, (folder / BEGUN).read_text())
     (folder / BEGUN).unlink()
-    return folder
 
 
 def check_inputs(run: Path, name: str, inputs: Mapping[str, Any]) -> None:

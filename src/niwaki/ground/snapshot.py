@@ -13,7 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from niwaki.errors import TrainingError
+from niwaki.ground import processes
 from niwaki.ground.folder import flush
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -54,8 +54,17 @@ def save(
         if not parameter.requires_grad:
             weights.pop(name.removeprefix("module."), None)
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-        return
+    _write(folder, progress, weights, moments, keep)
+
+
+@processes.main_only
+def _write(
+    folder: Path,
+    progress: tuple[int, int],
+    weights: dict[str, Tensor],
+    moments: dict[str, Any],
+    keep: int,
+) -> None:
     step, tokens = progress
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
@@ -121,8 +130,7 @@ def restore_weights(snapshot: Path, model: nn.Module) -> None:
 
 
 def _load() -> StateDictOptions:
-    distributed = torch.distributed.is_initialized()
-    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed, strict=False)
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=processes.count() > 1, strict=False)
 
 
 def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from niwaki.distillation.cache import (
 )
 from niwaki.distillation.cache_writer import build
 from niwaki.errors import NiwakiError, RunError
+from niwaki.ground import processes
 from niwaki.ground.corpus import text_fingerprint, tokenizer_fingerprint
 from niwaki.ground.model import model_path
 from niwaki.ground.stream import Rows
@@ -69,7 +70,10 @@ def cached_rows(inputs: Inputs) -> tuple[CachedRows, CachedRows]:
     assert options is not None
     folder = cache_folder(inputs)
     check_cache(inputs)
-    if not (folder / META).exists():
+
+    def build_once() -> None:
+        if (folder / META).exists():
+            return
         build(
             inputs.load(inputs.distill_teacher_folder),
             _parts(inputs),
@@ -81,6 +85,8 @@ def cached_rows(inputs: Inputs) -> tuple[CachedRows, CachedRows]:
             batch_rows=recipe.distill.micro_rows,
         )
         Console(stderr=True, highlight=False).print(error_in_words(TeacherCache(folder).meta))
+
+    processes.by_main(build_once)
     found = TeacherCache(folder)
     return (
         CachedRows(inputs.train, found, "train"),

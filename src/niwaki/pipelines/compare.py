@@ -15,6 +15,7 @@ from niwaki.evaluation.loss import held_out_loss
 from niwaki.evaluation.paired import PAIRED, Measure, Paired, rows_hash, save_paired
 from niwaki.evaluation.samples import sample_text
 from niwaki.evaluation.speed import measure_speed
+from niwaki.ground import processes
 from niwaki.ground.model import count_parameters
 from niwaki.ground.progress import progress
 from niwaki.ground.run import write_atomically
@@ -48,11 +49,16 @@ def compare(
     results = {}
     with progress("evaluate", total=len(models)) as bar:
         for name, path in models.items():
-            record = folder / f"{name}.json"
-            if not record.exists():
-                write_atomically(record, json.dumps(_measure(recipe, inputs, path, reference), indent=1))
-            results[name] = json.loads(record.read_text())
+            results[name] = _measure_once(recipe, inputs, path, reference, folder / f"{name}.json")
             bar.advance(name)
+    return _finish(recipe, inputs, models, results, folder)
+
+
+@processes.main_only
+def _finish(
+    recipe: CompressRecipe, inputs: Inputs, models: dict[str, Path], results: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """What is measured of all models at once, by one process: speeds and samples."""
     save_paired(folder / PAIRED, _paired(inputs, results))
     loaded = {name: inputs.load(path) for name, path in models.items()}
     if recipe.evaluate.speed:
@@ -61,6 +67,16 @@ def compare(
             results[name]["speed"] = asdict(speed)
     shown = {name: loaded[name] for name in ("teacher", "distilled")}
     return {"models": results, "samples": _samples(recipe, inputs, shown)}
+
+
+def _measure_once(
+    recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path, record: Path
+) -> dict[str, Any]:
+    if not processes.by_main(record.exists):
+        found = json.dumps(_measure(recipe, inputs, path, reference), indent=1)
+        processes.by_main(lambda: write_atomically(record, found))
+    measured: dict[str, Any] = json.loads(record.read_text())
+    return measured
 
 
 def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path) -> dict[str, Any]:
@@ -114,6 +130,7 @@ def _paired(inputs: Inputs, results: dict[str, Any]) -> Paired:
     return Paired(product="distilled", baseline="teacher", measures=measures)
 
 
+@processes.main_only
 def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
     tasks = recipe.evaluate.tasks
     if not tasks:

@@ -15,6 +15,7 @@ from typing import Any
 
 from niwaki.distillation.train import check_same_tokenizer
 from niwaki.errors import NiwakiError, RecipeError
+from niwaki.ground import processes
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines import importance, plan_table
 from niwaki.pipelines.cached_teacher import check_cache
@@ -69,7 +70,7 @@ def correct_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         correct_teacher(inputs, out=folder)
 
-    _stage(CORRECT, recipe, out, inputs, work)
+    _stage(CORRECT, recipe, out, inputs, work, together=True)
 
 
 def score_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -81,7 +82,7 @@ def score_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         importance.score_teacher(inputs, folder)
 
-    _stage(SCORE, recipe, out, inputs, work)
+    _stage(SCORE, recipe, out, inputs, work, together=True)
 
 
 def choose_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -93,7 +94,7 @@ def choose_stage(recipe: CompressRecipe, out: Path) -> None:
         scored = importance.load(out / SCORE)
         _write_json(folder / "candidates.json", rank(recipe, inputs, scored, folder=folder))
 
-    _stage(CHOOSE, recipe, out, inputs, work)
+    _stage(CHOOSE, recipe, out, inputs, work, together=True)
 
 
 def trim_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -120,7 +121,7 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
         student = inputs.load_student(trimmed)
         teach(inputs, student, files_from=trimmed, out=folder, label="distil", corrected=folder / "corrected")
 
-    _stage(DISTILL, recipe, out, inputs, work)
+    _stage(DISTILL, recipe, out, inputs, work, together=True)
 
 
 def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -142,9 +143,10 @@ def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
         models |= {"trimmed": out / TRIM / "model", "distilled": out / DISTILL / "model"}
         _write_json(folder / "results.json", compare(recipe, inputs, models, folder=folder))
 
-    _stage(EVALUATE, recipe, out, inputs, work)
+    _stage(EVALUATE, recipe, out, inputs, work, together=True)
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """One page about the run, and the model card of the student."""
     write_product_card(out, "compress")
@@ -176,13 +178,22 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
     return depends
 
 
-def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any) -> None:
+def _stage(
+    name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any, *, together: bool = False
+) -> None:
+    depends = _begin(recipe, out, inputs)
+    stage(out, name, depends[name], work, together=together)
+
+
+@processes.main_only
+def _begin(recipe: CompressRecipe, out: Path, inputs: Inputs) -> dict[str, dict[str, Any]]:
     depends = stage_inputs(recipe, inputs)
     if recipe.distill.cache is not None:
         check_cache(inputs)
     begin(out, recipe, inputs.facts() | inputs.taught_by(), depends)
-    stage(out, name, depends[name], work)
+    return depends
 
 
+@processes.main_only
 def _write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=1))

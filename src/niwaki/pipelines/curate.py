@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from niwaki.errors import NiwakiError
+from niwaki.ground import processes
 from niwaki.ground.run import is_done
 from niwaki.pipelines.open_run import begin
 from niwaki.pipelines.plan_table import show_findings
@@ -19,6 +20,7 @@ from niwaki.recipe.curate import CurateRecipe, Difficulty
 from niwaki.verify.prompt import THINK_BOXED
 
 
+@processes.main_only
 def run(recipe: CurateRecipe, *, out: Path) -> dict[str, Any]:
     """Make the questions; returns what `curation.json` and `blend.json` hold. A killed run goes on."""
     section = recipe.curate

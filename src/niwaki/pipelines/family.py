@@ -15,6 +15,7 @@ from typing import Any
 
 from niwaki.errors import NiwakiError
 from niwaki.evaluation.speed import measure_speed
+from niwaki.ground import processes
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.run import check_inputs, write_atomically
 from niwaki.pipelines import compress
@@ -36,12 +37,21 @@ def run(recipe: FamilyRecipe, *, out: Path) -> dict[str, Any]:
     """Make every member; returns what `family.json` holds. A killed run goes on where it stopped."""
     plan_family(recipe, out=out, flops_per_s=1.0).raise_problems()
     singles = member_recipes(recipe, out)
-    _check_begun(recipe, singles, out)
-    inputs = Inputs(singles[0])
-    begin(out, recipe, inputs.facts(), {})
+    _begin(recipe, singles, out)
     for folder, single in zip(recipe.folders, singles, strict=True):
         compress.run(single, out=out / folder)
-    speeds = _speeds(recipe, inputs, out) if recipe.evaluate.speed else {}
+    return _lay_side_by_side(recipe, singles, out)
+
+
+@processes.main_only
+def _begin(recipe: FamilyRecipe, singles: list[CompressRecipe], out: Path) -> None:
+    _check_begun(recipe, singles, out)
+    begin(out, recipe, Inputs(singles[0]).facts(), {})
+
+
+@processes.main_only
+def _lay_side_by_side(recipe: FamilyRecipe, singles: list[CompressRecipe], out: Path) -> dict[str, Any]:
+    speeds = _speeds(recipe, Inputs(singles[0]), out) if recipe.evaluate.speed else {}
     result = account(recipe, singles, out, speeds=speeds)
     write_atomically(out / FAMILY, json.dumps(result, indent=1))
     report(out)

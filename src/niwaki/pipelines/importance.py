@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from niwaki.ground import processes
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pruning.importance import Importance, load_importance, save_importance
@@ -40,7 +41,7 @@ def score_teacher(inputs: Inputs, folder: Path) -> None:
             data_id=inputs.corpus.fingerprint,
             checkpoint=folder / "partial.safetensors",
         )
-        scores.save(folder / SUMS)
+        processes.by_main(lambda: scores.save(folder / SUMS))
         importance = scores.importances(batch=recipe.score.batch, sequence=recipe.score.sequence)
     else:
         model = inputs.load(inputs.teacher_folder)
@@ -53,8 +54,9 @@ def score_teacher(inputs: Inputs, folder: Path) -> None:
         "seed": recipe.seed,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    save_importance(folder / FILE, importance, provenance=provenance)
-    write_atomically(folder / "importance.json", json.dumps(_for_report(importance, inputs), indent=1))
+    processes.by_main(lambda: save_importance(folder / FILE, importance, provenance=provenance))
+    shown = json.dumps(_for_report(importance, inputs), indent=1)
+    processes.by_main(lambda: write_atomically(folder / "importance.json", shown))
 
 
 def measure(inputs: Inputs, model: PreTrainedModel) -> Importance:

@@ -174,6 +174,7 @@ class Inputs:
             "lm_weight": distill.lm_weight,
             "hidden": None if distill.hidden is None else HiddenLoss(**dict(distill.hidden)),
             "precision": distill.precision,
+            "checkpointing": distill.checkpointing,
             "trackers": distill.trackers,
             "seed": self.recipe.seed,
             "save_every_steps": distill.save_every_steps,

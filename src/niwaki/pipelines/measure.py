@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from niwaki.errors import DataError
 from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
+from niwaki.ground import processes
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.run import write_atomically
 from niwaki.ground.stream import Rows
@@ -69,11 +70,11 @@ def measure(
             "num_tokens": found.num_tokens,
         }
     if tasks:
-        answers = run_tasks(model, tokenizer, tasks, include_path=include_path)
+        answers = processes.by_main(lambda: run_tasks(model, tokenizer, tasks, include_path=include_path))
         results["tasks"] = {name: _without_scores(asdict(answer)) for name, answer in answers.items()}
     _print(results)
     if out is not None:
-        write_atomically(out, json.dumps(results, indent=1))
+        processes.by_main(lambda: write_atomically(out, json.dumps(results, indent=1)))
     return results
 
 

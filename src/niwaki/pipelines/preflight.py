@@ -16,6 +16,7 @@ from niwaki.distillation.criteria import check_options
 from niwaki.distillation.hidden import check_layers
 from niwaki.distillation.train import check_same_tokenizer
 from niwaki.errors import CheckpointError, DataError, NiwakiError, RecipeError, RunError
+from niwaki.ground.loop import check_divides
 from niwaki.ground.model import load_tokenizer
 from niwaki.ground.text import TABLE_FORMATS, TEXT_SUFFIXES, read_documents
 from niwaki.pipelines.inputs import task_folder
@@ -39,12 +40,21 @@ def preflight(
     """
     yield from check_out(out, written_bytes)
     yield from check_data(recipe.data)
+    yield from check_shares(recipe.batch_rows, recipe.distill.micro_rows, "distill.batch_tokens")
     if config is not None:
         yield from check_tokenizer(recipe.teacher, config)
         yield from _context(recipe, config)
         if distill_config is not None:
             yield from _distill_teacher(recipe, config, distill_config)
     yield from check_tasks(recipe)
+
+
+def check_shares(batch_rows: int, micro_rows: int, key: str) -> Iterator[NiwakiError]:
+    """Yield why the processes at work cannot share out a step, whose rows follow from `key` of the recipe."""
+    try:
+        check_divides(batch_rows, micro_rows, f"{key} makes {{}} rows a step, which do")
+    except NiwakiError as error:
+        yield error
 
 
 def check_losses(

@@ -9,13 +9,14 @@ stock Hugging Face folder. The run directory is described in docs/reason.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from niwaki.errors import NiwakiError
 from niwaki.evaluation.answers import answer
 from niwaki.evaluation.passk import compare, summarise
+from niwaki.ground import processes
 from niwaki.ground.model import load_model, load_tokenizer
 from niwaki.ground.run import input_hash, stage, write_atomically
 from niwaki.pipelines.difficulty import asker
@@ -33,7 +34,7 @@ from niwaki.rl.fresh import fresh_model
 from niwaki.rl.train import Lora, train_rl
 from niwaki.rl.warmup import SOLUTION, warm_up
 from niwaki.verify.prompt import completion_of, prompt_of
-from niwaki.verify.question import read_questions
+from niwaki.verify.question import Question, read_questions
 
 WARM_UP, RL, EVALUATE = "3-warm-up", "4-rl", "5-evaluate"
 
@@ -57,15 +58,17 @@ def check(recipe: ReasonRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
     return planned.problems
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """One page about the run, finished or not."""
     write_product_card(out, "reason")
     write_reason_report(out)
 
 
+@processes.main_only
 def curate_stage(recipe: ReasonRecipe, out: Path) -> Curated:
     """Sources to the training file and the benchmarks: stages 1 and 2."""
-    _begin(recipe, out)
+    begin(out, recipe, model_facts(recipe), stage_inputs(recipe))
     return make_questions(
         recipe.curate,
         out,
@@ -84,15 +87,7 @@ def warm_up_stage(recipe: ReasonRecipe, out: Path) -> None:
 
     def work(folder: Path) -> None:
         questions = list(read_questions(curated.train))
-        if recipe.fresh is not None and not (folder / FRESH_FOLDER).exists():
-            texts = (
-                prompt_of(q, recipe.prompt) + completion_of(str(q.meta.get(SOLUTION, "")), q.gold)
-                for q in questions
-            )
-            fresh = recipe.fresh.model_dump()
-            fresh_model(
-                texts, folder / FRESH_FOLDER, seed=recipe.seed, context_tokens=_context(recipe), **fresh
-            )
+        _make_fresh(recipe, questions, folder / FRESH_FOLDER)
         warm_up(
             folder / FRESH_FOLDER if recipe.fresh is not None else recipe.model,
             questions,
@@ -106,11 +101,23 @@ def warm_up_stage(recipe: ReasonRecipe, out: Path) -> None:
             warmup_steps=section.warmup_steps,
             weight_decay=section.weight_decay,
             precision=recipe.rl.precision,
+            checkpointing=section.checkpointing,
             seed=recipe.seed,
             held_out=[q for questions in benchmark_questions(recipe, curated).values() for q in questions],
         )
 
-    _stage(WARM_UP, recipe, out, work)
+    stage(out, WARM_UP, stage_inputs(recipe)[WARM_UP], work, together=True)
+
+
+@processes.main_only
+def _make_fresh(recipe: ReasonRecipe, questions: Sequence[Question], folder: Path) -> None:
+    if recipe.fresh is None or folder.exists():
+        return
+    texts = (
+        prompt_of(q, recipe.prompt) + completion_of(str(q.meta.get(SOLUTION, "")), q.gold) for q in questions
+    )
+    fresh = recipe.fresh.model_dump()
+    fresh_model(texts, folder, seed=recipe.seed, context_tokens=_context(recipe), **fresh)
 
 
 def rl_stage(recipe: ReasonRecipe, out: Path) -> None:
@@ -157,7 +164,7 @@ def rl_stage(recipe: ReasonRecipe, out: Path) -> None:
             trackers=section.trackers,
         )
 
-    _stage(RL, recipe, out, work)
+    stage(out, RL, stage_inputs(recipe)[RL], work, together=True)
 
 
 def evaluate_stage(recipe: ReasonRecipe, out: Path) -> None:
@@ -197,7 +204,7 @@ def evaluate_stage(recipe: ReasonRecipe, out: Path) -> None:
         }
         write_atomically(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
 
-    _stage(EVALUATE, recipe, out, work)
+    stage(out, EVALUATE, stage_inputs(recipe)[EVALUATE], work)
 
 
 def stage_inputs(recipe: ReasonRecipe) -> dict[str, dict[str, Any]]:
@@ -223,14 +230,6 @@ def stage_inputs(recipe: ReasonRecipe) -> dict[str, dict[str, Any]]:
         }
         before = depends[name]
     return depends
-
-
-def _stage(name: str, recipe: ReasonRecipe, out: Path, work: Callable[[Path], None]) -> None:
-    stage(out, name, stage_inputs(recipe)[name], work)
-
-
-def _begin(recipe: ReasonRecipe, out: Path) -> None:
-    begin(out, recipe, model_facts(recipe), stage_inputs(recipe))
 
 
 def _context(recipe: ReasonRecipe) -> int:

@@ -14,7 +14,9 @@ from rich.table import Table
 from transformers import AutoConfig, PreTrainedConfig
 
 from niwaki.errors import CheckpointError, NiwakiError, RecipeError
+from niwaki.ground import processes
 from niwaki.ground.model import build_meta, count_parameters, load_tokenizer, model_path
+from niwaki.ground.spread import is_sharded
 from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.costs import (
     BYTES_FLOAT32,
@@ -24,7 +26,7 @@ from niwaki.pipelines.costs import (
     StageCost,
 )
 from niwaki.pipelines.plan_table import show_findings
-from niwaki.pipelines.preflight import check_out
+from niwaki.pipelines.preflight import check_out, check_shares
 from niwaki.pipelines.questions import check_section, curate_inputs
 from niwaki.pipelines.spoken import in_bytes, in_words
 from niwaki.recipe.reason import ReasonRecipe
@@ -175,6 +177,14 @@ def _problems(recipe: ReasonRecipe) -> Iterator[NiwakiError]:
             yield RecipeError("vllm is not installed.", "pip install 'niwaki[vllm]'")
     for mixed in recipe.reward.models:
         yield from _raised(partial(check_reward_model, mixed.model))
+    if recipe.warm_up is not None:
+        yield from check_shares(recipe.warm_up.batch_rows, recipe.warm_up.micro_rows, "warm_up.batch_rows")
+    rollouts = recipe.rl.prompts_per_step * recipe.rl.num_generations
+    yield from check_shares(rollouts, recipe.rl.micro_rollouts, "rl.prompts_per_step x rl.num_generations")
+    if processes.count() > 1 and is_sharded():
+        yield RecipeError(
+            "GRPO does not run under FSDP2 here.", "Launch without it; rl.lora needs the least memory."
+        )
 
 
 def _raised(check: Callable[[], object]) -> Iterator[NiwakiError]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from niwaki.errors import NiwakiError
+from niwaki.ground import processes
 from niwaki.ground.run import input_hash, stage
 from niwaki.pipelines.open_run import begin
 from niwaki.pipelines.product import write_product_card
@@ -33,7 +35,7 @@ from niwaki.pipelines.reward_inputs import (
 from niwaki.pipelines.reward_judge import calibrate, judge
 from niwaki.pipelines.reward_justify import justify
 from niwaki.pipelines.reward_objectives import features, learn_objectives
-from niwaki.pipelines.reward_plan import check_backbone, check_recipe, show_plan, show_results
+from niwaki.pipelines.reward_plan import check_backbone, check_recipe, check_steps, show_plan, show_results
 from niwaki.pipelines.reward_train import extrapolate, prefer, regress
 from niwaki.recipe.reward import RewardRecipe
 from niwaki.reporting.reward_page import write_reward_report
@@ -50,6 +52,7 @@ STAGES: dict[str, tuple[Work, tuple[str, ...]]] = {
     EVALUATE: (judge, ("evaluate",)),
     JUSTIFY: (justify, ("justifier", "lora")),
 }
+_TOGETHER = (REGRESS, PREFER, JUSTIFY)
 _NEEDS: dict[str, Callable[[RewardRecipe], object]] = {
     REGRESS: lambda recipe: recipe.regression,
     PREFER: lambda recipe: recipe.preference,
@@ -68,13 +71,13 @@ def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
     A killed run goes on where it stopped.
     """
     inputs = RewardInputs(recipe, out)
+    check_steps(recipe)
     check_backbone(inputs)
     inputs.check_benchmarks()
-    depends = stage_inputs(inputs)
-    begin(out, recipe, inputs.facts(), depends)
+    depends = _begin(inputs)
     for name, values in depends.items():
-        work = STAGES[name][0]
-        stage(out, name, values, lambda folder, work=work: work(inputs, folder))  # type: ignore[misc]
+        work = partial(STAGES[name][0], inputs)
+        stage(out, name, values, work, together=name in _TOGETHER)
     report(out)
     results: dict[str, Any] = {"sets": {}, "warnings": []}
     if EVALUATE in depends:
@@ -92,10 +95,18 @@ def check(recipe: RewardRecipe, *, out: Path, flops_per_s: float | None) -> Sequ
     return plan.problems
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """Write the page about the run, finished or not."""
     write_product_card(out, "reward")
     write_reward_report(out)
+
+
+@processes.main_only
+def _begin(inputs: RewardInputs) -> dict[str, dict[str, Any]]:
+    depends = stage_inputs(inputs)
+    begin(inputs.out, inputs.recipe, inputs.facts(), depends)
+    return depends
 
 
 def stage_inputs(inputs: RewardInputs) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 
 from niwaki.errors import CheckpointError, DataError
 from niwaki.evaluation.preference import compare_pairs, judge_pairs
+from niwaki.ground import processes
 from niwaki.ground.chat import Chat
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.run import write_atomically
@@ -20,7 +21,7 @@ from niwaki.ground.saved import save_model
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import EVALUATE, RewardInputs
 from niwaki.pipelines.reward_train import num_steps
-from niwaki.reward.forms import turns
+from niwaki.reward.forms import Skipped, turns
 from niwaki.reward.justifier import (
     JustificationRows,
     Question,
@@ -39,7 +40,11 @@ _EVALUATIONS = 8
 
 def justify(inputs: RewardInputs, folder: Path) -> None:
     """Stage 9: train on the pairs in both orders, then judge the test pairs in both orders."""
-    model = _trained(inputs, folder)
+    _judge_test_pairs(inputs, _trained(inputs, folder), folder)
+
+
+@processes.main_only
+def _judge_test_pairs(inputs: RewardInputs, model: Any, folder: Path) -> None:
     chat = Chat(load_tokenizer(inputs.backbone), inputs.template)
     pairs = inputs.pairs("test")
     _, skipped = encode_justifications(chat, pairs, max_tokens=_most_tokens(inputs), label="test questions")
@@ -117,7 +122,7 @@ def _trained(inputs: RewardInputs, folder: Path) -> Any:
     """The trained model, which is read back when it was saved already."""
     recipe, section = inputs.recipe, inputs.recipe.justifier
     assert section is not None
-    if (folder / "model" / NOTE).is_file():
+    if processes.by_main((folder / "model" / NOTE).is_file):
         return load_model(folder / "model", device=device())
     stock = load_model(inputs.backbone, dtype=torch.float32, device=device())
     chat = Chat(load_tokenizer(inputs.backbone), inputs.template)
@@ -145,6 +150,7 @@ def _trained(inputs: RewardInputs, folder: Path) -> Any:
         warmup_steps=section.warmup_steps,
         weight_decay=section.weight_decay,
         precision=section.precision,
+        checkpointing=section.checkpointing,
         seed=recipe.seed,
         save_every_steps=max(1, min(500, steps // 4)),
         held_out=JustificationRows(held, batch_rows=section.micro_rows, seed=None) if held else None,
@@ -153,12 +159,24 @@ def _trained(inputs: RewardInputs, folder: Path) -> Any:
         label="justify",
     )
     plain = merged(model).eval()
-    save_model(plain, inputs.backbone, folder / "model", replace=True)
+    note = {"written_tokens": _written_tokens(inputs, chat), "num_questions": len(kept)}
+    _save(inputs, folder, plain, chat, skipped, note)
+    return plain
+
+
+@processes.main_only
+def _save(
+    inputs: RewardInputs,
+    folder: Path,
+    model: Any,
+    chat: Chat,
+    skipped: Sequence[Skipped],
+    note: dict[str, int],
+) -> None:
+    save_model(model, inputs.backbone, folder / "model", replace=True)
     write_atomically(folder / "model" / "chat_template.jinja", str(chat.tokenizer.chat_template))
     write_atomically(folder / "skipped.jsonl", "".join(json.dumps(asdict(row)) + "\n" for row in skipped))
-    note = {"written_tokens": _written_tokens(inputs, chat), "num_questions": len(kept)}
     write_atomically(folder / "model" / NOTE, json.dumps(note, indent=1))
-    return plain
 
 
 def _most_tokens(inputs: RewardInputs) -> int:

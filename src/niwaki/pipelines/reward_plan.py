@@ -12,13 +12,14 @@ from rich.table import Table
 
 from niwaki.errors import DataError, NiwakiError, RecipeError
 from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.loop import check_divides
 from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.plan_table import show_findings
 from niwaki.pipelines.reward_inputs import CALIBRATE, JUSTIFY, RewardInputs
 from niwaki.pipelines.reward_objectives import check_objectives
 from niwaki.pipelines.reward_train import num_steps
 from niwaki.pipelines.spoken import in_words
-from niwaki.recipe.reward import STDLIB, Justifier, Training
+from niwaki.recipe.reward import STDLIB, Justifier, RewardRecipe, Training
 from niwaki.reward.data import Collected, objectives_of
 from niwaki.reward.justifier import encode_justifications
 from niwaki.reward.records import Pair, Rating
@@ -42,10 +43,24 @@ def check_recipe(inputs: RewardInputs, *, flops_per_s: float | None) -> RewardPl
     plan = RewardPlan()
     plan.flops_per_s = flops_per_s or measure_flops_per_s()
     try:
+        check_steps(inputs.recipe)
         _plan(inputs, plan)
     except NiwakiError as error:
         plan.problems.append(error)
     return plan
+
+
+def check_steps(recipe: RewardRecipe) -> None:
+    """Raise TrainingError unless the processes at work can share out the steps of every training."""
+    trainings = {
+        "regression": recipe.regression,
+        "preference": recipe.preference,
+        "justifier": recipe.justifier,
+    }
+    for name, section in trainings.items():
+        if section is not None:
+            words = f"{name}.batch_rows is {{}} rows a step, which do"
+            check_divides(section.batch_rows, section.micro_rows, words)
 
 
 def show_plan(plan: RewardPlan) -> None:

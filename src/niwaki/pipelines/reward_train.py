@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from niwaki.errors import DataError
+from niwaki.ground import processes
 from niwaki.ground.loop import Loss, RowSource
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
@@ -35,12 +36,8 @@ def regress(inputs: RewardInputs, folder: Path) -> None:
     rows = RatingRows(tokens, pad_id=scorable.pad_id, batch_rows=section.batch_rows, seed=inputs.recipe.seed)
     held_rows = RatingRows(held, pad_id=scorable.pad_id, batch_rows=section.micro_rows, seed=None)
     trained = _train(inputs, section, scorable, rows, rating_loss, folder, len(tokens), held_rows, len(held))
-    save_reward_model(
-        trained,
-        folder / "model",
-        card={"loss": "regression", "objectives": list(names), "data": inputs.data["counts"]},
-        replace=True,
-    )
+    card = {"loss": "regression", "objectives": list(names), "data": inputs.data["counts"]}
+    _save(trained, folder / "model", card)
 
 
 def prefer(inputs: RewardInputs, folder: Path) -> None:
@@ -59,7 +56,7 @@ def prefer(inputs: RewardInputs, folder: Path) -> None:
     loss = preference_loss(section.loss)
     trained = _train(inputs, section, scorable, rows, loss, folder, len(tokens), held_rows, len(held))
     card = {"loss": f"{section.loss} Bradley-Terry", "from": str(start.name), "data": inputs.data["counts"]}
-    save_reward_model(trained, folder / "model", card=card, replace=True)
+    _save(trained, folder / "model", card)
 
 
 def extrapolate(inputs: RewardInputs, folder: Path) -> None:
@@ -102,6 +99,11 @@ def num_steps(section: Training, num_rows: int) -> int:
     return steps
 
 
+@processes.main_only
+def _save(trained: Scorable, out: Path, card: dict[str, Any]) -> None:
+    save_reward_model(trained, out, card=card, replace=True)
+
+
 def _train(
     inputs: RewardInputs,
     section: Regression | Preference,
@@ -131,6 +133,7 @@ def _train(
         warmup_steps=section.warmup_steps,
         weight_decay=section.weight_decay,
         precision=section.precision,
+        checkpointing=section.checkpointing,
         seed=inputs.recipe.seed,
         save_every_steps=max(1, min(500, steps // 4)),
         held_out=held,

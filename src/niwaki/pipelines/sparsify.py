@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.errors import NiwakiError
+from niwaki.ground import processes
 from niwaki.ground.run import input_hash, stage
 from niwaki.masks.apply import apply_mask
 from niwaki.masks.file import MaskFile
@@ -71,7 +72,7 @@ def learn_stage(recipe: SparsifyRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         write_record(folder / "learn.json", learn(inputs, folder))
 
-    _stage(LEARN, recipe, out, inputs, work)
+    _stage(LEARN, recipe, out, inputs, work, together=True)
 
 
 def apply_stage(recipe: SparsifyRecipe, out: Path) -> None:
@@ -94,19 +95,34 @@ def evaluate_stage(recipe: SparsifyRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         write_record(folder / "results.json", compare(inputs, folder))
 
-    _stage(EVALUATE, recipe, out, inputs, work)
+    _stage(EVALUATE, recipe, out, inputs, work, together=True)
 
 
+@processes.main_only
 def report(out: Path) -> None:
     """One page about the run, finished or not."""
     write_product_card(out, "sparsify")
     write_sparsify_report(out)
 
 
-def _stage(name: str, recipe: SparsifyRecipe, out: Path, inputs: SparsifyInputs, work: Any) -> None:
+def _stage(
+    name: str,
+    recipe: SparsifyRecipe,
+    out: Path,
+    inputs: SparsifyInputs,
+    work: Any,
+    *,
+    together: bool = False,
+) -> None:
+    depends = _begin(recipe, out, inputs)
+    stage(out, name, depends[name], work, together=together)
+
+
+@processes.main_only
+def _begin(recipe: SparsifyRecipe, out: Path, inputs: SparsifyInputs) -> dict[str, dict[str, Any]]:
     depends = stage_inputs(recipe, inputs)
     begin(out, recipe, inputs.facts(), depends)
-    stage(out, name, depends[name], work)
+    return depends
 
 
 def stage_inputs(recipe: SparsifyRecipe, inputs: SparsifyInputs) -> dict[str, dict[str, Any]]:

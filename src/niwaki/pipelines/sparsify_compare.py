@@ -11,13 +11,14 @@ from transformers import PreTrainedModel
 
 from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
+from niwaki.ground import processes
 from niwaki.ground.progress import progress
-from niwaki.ground.run import write_atomically
 from niwaki.masks.apply import apply_in_memory
 from niwaki.masks.file import MaskFile
 from niwaki.masks.speed import measure_shapes
 from niwaki.pipelines.inputs import task_folder
 from niwaki.pipelines.sparsify_inputs import APPLY, PRIOR, PRIOR_MASK, SparsifyInputs, mask_of
+from niwaki.pipelines.sparsify_learn import write_record
 from niwaki.pipelines.sparsify_prior import layer_sensitivity, prune
 
 _BATCH_ROWS = 8
@@ -39,12 +40,12 @@ def compare(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     with progress("evaluate", total=len(names)) as bar:
         for name in names:
             record = folder / f"{name}.json"
-            if not record.exists():
+            if not processes.by_main(record.exists):
                 model = _model(inputs, name, prior["dense"])
                 found = _measure(
                     inputs, model, None if name == "dense" else dense, name in ("dense", "sparse")
                 )
-                write_atomically(record, json.dumps(found, indent=1))
+                write_record(record, found)
             models[name] = json.loads(record.read_text())
             bar.advance(name)
     mask = MaskFile(mask_of(inputs.run))
@@ -63,7 +64,7 @@ def compare(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
             "learned": inputs.recipe.learn is not None,
         },
         "sensitivity": layers,
-        "speed": _speed(mask) if inputs.recipe.evaluate.speed else None,
+        "speed": processes.by_main(lambda: _speed(mask)) if inputs.recipe.evaluate.speed else None,
     }
 
 
@@ -100,12 +101,14 @@ def _measure(
     recipe = inputs.recipe
     tasks = {}
     if with_tasks and recipe.evaluate.tasks:
-        found = run_tasks(
-            model,
-            texts.tokenizer,
-            recipe.evaluate.tasks,
-            include_path=task_folder(recipe),
-            limit=recipe.evaluate.max_questions,
+        found = processes.by_main(
+            lambda: run_tasks(
+                model,
+                texts.tokenizer,
+                recipe.evaluate.tasks,
+                include_path=task_folder(recipe),
+                limit=recipe.evaluate.max_questions,
+            )
         )
         tasks = {
             task: {**answer.metrics, "num_questions": answer.num_questions, "version": answer.version}

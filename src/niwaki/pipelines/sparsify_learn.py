@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from niwaki.distillation.fused import linear_distillation
 from niwaki.distillation.train import distillation_loss, hidden_states, next_token_loss
+from niwaki.ground import processes
 from niwaki.ground.adam8 import AdamW8bit
 from niwaki.ground.head import check_head
 from niwaki.ground.loop import Loss
@@ -77,8 +78,6 @@ def learn(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
         prior = MaskFile(inputs.run / PRIOR / PRIOR_MASK).load()
     model = inputs.load(inputs.masked_folder)
     check_head(model)
-    if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     dense = None
     if recipe.prior.update and settings.objective == "distill":
         dense = inputs.load(inputs.folder)
@@ -108,6 +107,7 @@ def learn(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
         precision=settings.precision,
+        checkpointing=settings.checkpointing,
         optimizer=OPTIMIZERS[settings.optimizer],
         trackers=settings.trackers,
         save_every_steps=settings.save_every_steps,
@@ -118,7 +118,9 @@ def learn(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     made = inputs.origin(
         method="learned", objective=settings.objective, steps=recipe.num_steps, prior=prior_record["method"]
     )
-    save(folder / LEARNED_MASK, learned.masks, shapes, inputs.pattern, made, replace=True)
+    processes.by_main(
+        lambda: save(folder / LEARNED_MASK, learned.masks, shapes, inputs.pattern, made, replace=True)
+    )
     record: dict[str, Any] = {
         "steps": learned.fit.step,
         "tokens": learned.fit.tokens,
@@ -133,10 +135,11 @@ def learn(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
             inside = [found for name, found in each.items() if inputs.layer_of(name) == layer]
             total = sum(found.num_groups for found in inside)
             record["layers"][layer] = sum(found.entries * found.num_groups for found in inside) / total
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    processes.by_main(lambda: shutil.rmtree(folder / "checkpoints", ignore_errors=True))
     return record
 
 
+@processes.main_only
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """JSON that a reader sees whole or not at all."""
+    """JSON that a reader sees whole or not at all; the main process writes it."""
     write_atomically(path, json.dumps(record, indent=1))

@@ -14,8 +14,10 @@ import torch
 from transformers import PreTrainedConfig
 
 from niwaki.errors import BudgetError, NiwakiError, RecipeError
+from niwaki.ground import processes
 from niwaki.ground.adam8 import BYTES_PER_MOMENT
 from niwaki.ground.loop import resolve_precision
+from niwaki.ground.spread import is_sharded
 from niwaki.ground.streamed import allowed_memory_bytes
 from niwaki.masks.memory import MaskMemory, estimate
 from niwaki.masks.packed import Packing
@@ -25,9 +27,9 @@ from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.costs import BYTES_FLOAT32, Shape, StageCost
 from niwaki.pipelines.inputs import compute_dtype, device
 from niwaki.pipelines.plan import FEWEST_STEPS, own_shape, read_config, weight_bytes
-from niwaki.pipelines.preflight import check_data, check_out, check_tasks, check_tokenizer
+from niwaki.pipelines.preflight import check_data, check_out, check_shares, check_tasks, check_tokenizer
 from niwaki.pipelines.sparsify_inputs import SparsifyInputs
-from niwaki.recipe.sparsify import SparsifyRecipe
+from niwaki.recipe.sparsify import Learn, SparsifyRecipe
 
 # A pass that hears a layer's inputs and one that goes on through it.
 _CALIBRATION_PASSES = 2
@@ -107,6 +109,9 @@ def plan(recipe: SparsifyRecipe, *, out: Path, flops_per_s: float | None = None)
         problems += _context(recipe, config)
         problems += _prior_mask(recipe, out)
     problems += check_tasks(recipe)
+    if recipe.learn is not None:
+        problems += check_shares(recipe.batch_rows, recipe.learn.micro_rows, "learn.batch_tokens")
+        problems += _optimizer(recipe.learn)
     precision = "auto" if recipe.learn is None else recipe.learn.precision
     return SparsifyPlan(
         recipe=recipe,
@@ -228,6 +233,14 @@ def _prior_mask(recipe: SparsifyRecipe, out: Path) -> Iterator[NiwakiError]:
             SparsifyInputs(recipe, out).given_mask()
         except NiwakiError as error:
             yield error
+
+
+def _optimizer(learn: Learn) -> Iterator[RecipeError]:
+    if learn.optimizer == "adamw_8bit" and processes.count() > 1 and is_sharded():
+        yield RecipeError(
+            "learn.optimizer is adamw_8bit, whose blocks FSDP2 would cut.",
+            "Write adamw with float32 gates, or launch without FSDP2.",
+        )
 
 
 def _warnings(recipe: SparsifyRecipe) -> Iterator[str]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from niwaki.distillation.cached import distill_from_cache
 from niwaki.distillation.correction import correct, distill_and_correct
 from niwaki.distillation.train import distill
+from niwaki.ground import processes
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.cached_teacher import cached_rows
 from niwaki.pipelines.inputs import Inputs
@@ -33,7 +34,7 @@ def teach(
 
     `files_from` is the model folder whose tokenizer and other files go with it. Checkpoints in `out` are
     what a killed training goes on from, and are removed at the end. A teacher that is corrected alongside is
-    saved as `corrected`, if that is given.
+    saved as `corrected`, if that is given. Collective.
     """
     if (finished := _finished(out)) is not None:
         return finished
@@ -41,7 +42,7 @@ def teach(
     if inputs.recipe.corrects_alongside:
         teacher = _learn_and_correct(inputs, student, out=out, label=label, **options)
         if corrected is not None:
-            save_model(teacher.to(inputs.saved_dtype), inputs.original_folder, corrected, replace=True)
+            _save_model(inputs, teacher, inputs.original_folder, corrected)
     else:
         learn(inputs, student, out=out, label=label, **options)
     return _save(inputs, student, files_from=files_from, out=out)
@@ -104,6 +105,7 @@ def _without_losses(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in FORWARD_KL}
 
 
+@processes.main_only
 def _finished(out: Path) -> Path | None:
     """The model of a training that has ended, if it has."""
     shutil.rmtree(out / "checkpoints.old", ignore_errors=True)
@@ -112,9 +114,18 @@ def _finished(out: Path) -> Path | None:
 
 
 def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path) -> Path:
-    finished, old = out / "model", out / "checkpoints.old"
-    save_model(model.to(inputs.saved_dtype), files_from, finished, replace=True)
+    _save_model(inputs, model, files_from, out / "model")
+    _drop_checkpoints(out)
+    return out / "model"
+
+
+@processes.main_only
+def _save_model(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
+    save_model(model.to(inputs.saved_dtype), files_from, out, replace=True)
+
+
+@processes.main_only
+def _drop_checkpoints(out: Path) -> None:
     # Renamed first: a kill while they are removed must leave no half of a checkpoint to go on from.
-    (out / "checkpoints").rename(old)
+    old = (out / "checkpoints").rename(out / "checkpoints.old")
     shutil.rmtree(old)
-    return finished

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from niwaki.evaluation.loss import held_out_loss
+from niwaki.ground import processes
 from niwaki.ground.metrics import read_metrics
 from niwaki.ground.model import count_parameters
 from niwaki.pipelines.amounts import trial_rungs
@@ -42,9 +43,9 @@ def rank(recipe: CompressRecipe, inputs: Inputs, importance: Importance, *, fold
     latency_s = None
     if recipe.choose.device == "here":
         latency_s = stopwatch(config, request_of(recipe), record=folder / LATENCIES)
-    shapes = find_candidates(recipe, config, latency_s=latency_s)
+    shapes = processes.by_main(lambda: find_candidates(recipe, config, latency_s=latency_s))
     choice = _try_all(recipe, inputs, importance, shapes, folder=folder)
-    found = ranking(recipe, config, choice, latency_s=latency_s)
+    found = processes.by_main(lambda: ranking(recipe, config, choice, latency_s=latency_s))
     say(found)
     return found
 
@@ -64,7 +65,7 @@ def _try_all(
         return trials / f"{shapes.index(sizes) + 1}"
 
     def drop(sizes: dict[str, int]) -> None:
-        shutil.rmtree(place(sizes), ignore_errors=True)
+        processes.by_main(lambda: shutil.rmtree(place(sizes), ignore_errors=True))
 
     def try_until(sizes: dict[str, int], until_step: int, so_far: Trial | None) -> Trial:
         label = f"trial {shapes.index(sizes) + 1}/{len(shapes)}"
@@ -80,7 +81,7 @@ def _try_all(
         choice = halve(shapes, try_until, drop, rungs=rungs, trials_file=file)
     else:
         choice = choose(shapes, lambda sizes: try_until(sizes, rungs[-1], None), trials_file=file)
-    shutil.rmtree(trials, ignore_errors=True)
+    processes.by_main(lambda: shutil.rmtree(trials, ignore_errors=True))
     return choice
 
 
@@ -96,9 +97,7 @@ def _try(
     until_step: int,
 ) -> Trial:
     """Trim a shape and train it up to a step; what `folder` holds of that is not repeated."""
-    if not (folder / "model").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        cut(inputs, importance, sizes, folder / "model", depth_folder=folder.parent.parent)
+    _cut_once(inputs, importance, sizes, folder)
     student = inputs.load_student(folder / "model")
     before = _held_out_loss(student, inputs) if so_far is None else so_far.loss_before
     trial = Trial(sizes, count_parameters(student), before, seed=recipe.seed)
@@ -111,6 +110,13 @@ def _try(
     curve = tuple((r["step"], r[key]) for r in read_metrics(folder / "metrics.jsonl") if key in r)
     trained = {"loss_after": _held_out_loss(student, inputs), "loss_curve": curve, "num_steps": until_step}
     return Trial(**{**vars(trial), **trained})
+
+
+@processes.main_only
+def _cut_once(inputs: Inputs, importance: Importance, sizes: dict[str, int], folder: Path) -> None:
+    if not (folder / "model").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        cut(inputs, importance, sizes, folder / "model", depth_folder=folder.parent.parent)
 
 
 def _held_out_loss(student: PreTrainedModel, inputs: Inputs) -> float:

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, RecipeError
+from niwaki.ground import processes
 from niwaki.ground.axes import sum_per_unit
 from niwaki.ground.calibration import Rows, decoder_arguments, take_rows
 from niwaki.ground.family import family_of
@@ -85,15 +86,17 @@ def taylor(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch_rows: 
         raise RecipeError(f"num_samples is {num_samples}.", "Measure at least one sample.")
     check_head(model)
     num_tokens = 0
-    starts = range(0, num_samples, batch_rows)
+    mine = processes.my_part(num_samples, step=batch_rows)
+    starts = mine[::batch_rows]
     with _summing_gradients(model) as gradients, progress("taylor", total=len(starts)) as bar:
         for start in starts:
-            batch = take_rows(rows, start, min(batch_rows, num_samples - start))
+            batch = take_rows(rows, start, min(batch_rows, mine.stop - start))
             # Divided before it can overflow in half precision; by the tokens when all are counted.
             _backward(model, batch, scale=1 / num_samples)
             num_tokens += int(batch["mask"].sum())
             bar.advance()
-    per_token = num_samples / num_tokens
+    processes.add_up(list(gradients.values()))
+    per_token = num_samples / sum(processes.gather(num_tokens))
     for name, gradient in gradients.items():
         if not gradient.isfinite().all():
             raise EvaluationError(

@@ -23,13 +23,14 @@ from transformers import PreTrainedModel
 
 from niwaki import __version__
 from niwaki.errors import FamilyError, RecipeError, RunError
+from niwaki.ground import processes
 from niwaki.ground.calibration import Rows, take_rows
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.progress import progress
 from niwaki.ground.streamed import passes_per_batch, rows_at_once
 from niwaki.pruning.aggregate import SEQUENCE_AGGREGATIONS
 from niwaki.pruning.probe import Probe
-from niwaki.pruning.scores import Scores
+from niwaki.pruning.scores import Scores, merge
 
 _CHECKPOINT_INTERVAL_S = 60.0
 
@@ -50,14 +51,16 @@ def score(
     """Score a model on `num_samples` rows, each one sample, from `first_row` on.
 
     Only the decoder runs, without the language-model head. A streamed model (`ground.streamed`) is read once
-    for as many batches as memory holds, and gets the same scores.
+    for as many batches as memory holds, and gets the same scores. Collective: each of several processes
+    scores part of the rows, and all get the sums of all.
 
     `axes` defaults to all that the family has of hidden, ffn, group, layer, expert and effn. `sequence` lists
     the token aggregations to keep, of mean, l2 and var; each costs time. `model_id` and `data_id` go into the
     provenance.
 
     With `checkpoint`, running sums are written there about once a minute, and a later call with the same
-    arguments continues from them to the same bits; the file is removed at the end.
+    arguments continues from them to the same bits; the file is removed at the end. Each of several processes
+    has a file of its own, named after its part.
 
     Raises FamilyError for an axis that cannot be scored, RecipeError for an unknown aggregation, DataError
     for missing or empty rows, CheckpointError for weights and EvaluationError for activations that are not
@@ -68,27 +71,29 @@ def score(
     _check_sequence(sequence)
     if num_samples < 1:
         raise RecipeError(f"num_samples is {num_samples}.", "Score at least one sample; the paper uses 1024.")
+    mine = processes.my_part(num_samples, step=batch_rows)
+    checkpoint = _of_part(checkpoint)
     scores = Scores(
         sizes=family.axis_sizes(model.config),
         provenance={
             **_describe(model),
             "model": model_id,
             "data": data_id,
-            "first_row": first_row,
+            "first_row": first_row + mine.start,
             "sample_tokens": take_rows(rows, first_row, 1)["inputs"].shape[1],
             "axes": list(axes),
             "sequence": list(sequence),
         },
     )
     if checkpoint is not None and checkpoint.exists():
-        scores = _resume(checkpoint, scores, num_samples)
+        scores = _resume(checkpoint, scores, len(mine))
     probe = Probe(model, family=family, axes=axes, sequence=sequence)
     saved_at_s = time.monotonic()
     at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=scores.provenance["sample_tokens"])
-    num_batches = -(-(num_samples - scores.num_samples) // batch_rows)
+    num_batches = -(-(len(mine) - scores.num_samples) // batch_rows)
     with probe.listening(), progress("score", total=num_batches * passes_per_batch(model)) as bar:
-        for start in range(scores.num_samples, num_samples, at_once):
-            end = min(start + at_once, num_samples)
+        for start in range(mine.start + scores.num_samples, mine.stop, at_once):
+            end = min(start + at_once, mine.stop)
             batches = [
                 take_rows(rows, first_row + first, min(batch_rows, end - first))
                 for first in range(start, end, batch_rows)
@@ -97,9 +102,16 @@ def score(
             if checkpoint is not None and time.monotonic() - saved_at_s >= _CHECKPOINT_INTERVAL_S:
                 scores.save(checkpoint)
                 saved_at_s = time.monotonic()
+    parts = [part for part in processes.gather(scores) if part.num_samples]
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return scores
+    return merge(parts) if len(parts) > 1 else parts[0]
+
+
+def _of_part(checkpoint: Path | None) -> Path | None:
+    if checkpoint is None or processes.count() == 1:
+        return checkpoint
+    return checkpoint.with_stem(f"{checkpoint.stem}-{processes.number() + 1}-of-{processes.count()}")
 
 
 def _choose_axes(family: Family, axes: Sequence[str] | None) -> tuple[str, ...]:

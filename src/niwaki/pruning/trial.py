@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.errors import EvaluationError, RunError
+from niwaki.ground import processes
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def best_first(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 
 def append(path: Path | None, trial: Trial) -> None:
-    """Add a line to the file and flush it to disk; nothing where there is no file."""
-    if path is None:
+    """Add a line to the file and flush it to disk; nothing where there is no file. Only the main process."""
+    if path is None or not processes.is_main():
         return
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(trial)) + "\n")
@@ -83,8 +84,11 @@ def append(path: Path | None, trial: Trial) -> None:
         os.fsync(file.fileno())
 
 
+@processes.main_only
 def read(path: Path | None, shapes: Sequence[Mapping[str, int]]) -> list[Trial]:
     """Every line so far; a last line without its end was cut short and is removed from the file.
+
+    Collective: the main process reads for all.
 
     Raises:
         RunError: the file is damaged, or holds other shapes.

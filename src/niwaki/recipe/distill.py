@@ -77,6 +77,7 @@ class Distill(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it"
     )
+    checkpointing: bool = Field(False, description="compute activations twice and keep those of one layer")
     save_every_steps: Count = Field(100, gt=0, description="steps between resumable checkpoints")
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="beside metrics.jsonl")
 

@@ -36,6 +36,7 @@ class WarmUp(Section):
     learning_rate: Number = Field(1e-5, gt=0, description="peak; it falls to a tenth along a cosine")
     warmup_steps: Count = Field(0, description="steps in which the rate rises to its peak")
     weight_decay: Number = Field(0.0, ge=0, description="AdamW, on matrices")
+    checkpointing: bool = Field(False, description="compute activations twice and keep those of one layer")
 
 
 class RewardModel(Section):

@@ -61,6 +61,7 @@ class Training(Section):
     warmup_steps: Count = Field(10, description="linear warm-up")
     weight_decay: Number = Field(0.1, ge=0, description="AdamW's, on matrices")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the matrix products")
+    checkpointing: bool = Field(False, description="compute activations twice and keep those of one layer")
 
 
 class Regression(Training):

@@ -80,9 +80,8 @@ class Steps(TrainerCallback):
         self._first, self._last, self._seed = first_step, last_step, seed
         self.bar: Bar | None = None
         self._num_tokens = 0
-        is_main = trainer.is_world_process_zero()
         self._metrics, self._rollouts = (
-            MetricsFile(keeping.out / name, upto_step=first_step, is_main=is_main)
+            MetricsFile(keeping.out / name, upto_step=first_step)
             for name in ("metrics.jsonl", "rollouts.jsonl")
         )
 

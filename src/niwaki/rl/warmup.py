@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from niwaki.errors import DataError
+from niwaki.ground import processes
 from niwaki.ground.generate import prompt_end, prompt_ids
 from niwaki.ground.loop import FitResult, Precision, fit
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
@@ -104,6 +105,7 @@ def warm_up(
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
     precision: Precision = "auto",
+    checkpointing: bool = False,
     seed: int = 0,
     save_every_steps: int = 200,
     held_out: Sequence[Question] = (),
@@ -140,6 +142,7 @@ def warm_up(
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
         precision=precision,
+        checkpointing=checkpointing,
         seed=seed,
         save_every_steps=save_every_steps,
         held_out=checked,
@@ -147,7 +150,7 @@ def warm_up(
         evaluate_every_steps=max(1, num_steps // 5),
         label=label,
     )
-    save_model(trained.to(dtype), folder, out / "model", replace=True)
+    processes.by_main(lambda: save_model(trained.to(dtype), folder, out / "model", replace=True))
     return result
 
 

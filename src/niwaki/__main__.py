@@ -1,0 +1,5 @@
+"""`python -m niwaki` is the `niwaki` command."""
+
+from niwaki.cli import main
+
+main()
