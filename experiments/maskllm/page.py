@@ -316,8 +316,8 @@ def main() -> None:
         "",
         *verdicts,
         "",
-        "The dense model was trained on simple stories alone, so on these texts it is worse than its own masks: "
-        "to choose among weights is to train.",
+        "The dense model was trained on simple stories alone, so on these texts it is worse than its own "
+        "masks: to choose among weights is to train.",
         "",
     ]
     text += [
