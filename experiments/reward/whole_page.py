@@ -122,7 +122,7 @@ def text(found: Whole) -> Iterator[str]:
         "The means stand in the paper's order at the top (regression, then scaled BT, then ExPO), and "
         "every variant is far above the longer answer; between variants five seeds of this size decide "
         "little. Regular and margin BT after a regression were not run for this page; the script does "
-        "them last.\n\n D2 says also that keeping the head helps most; every variant here keeps it. D5 "
+        "them last.\n\nD2 says also that keeping the head helps most; every variant here keeps it. D5 "
         "(one rating above five) was tried on frozen states alone, below; D7 (answers lengthen under "
         "reinforcement learning) was not tried.\n"
     )
