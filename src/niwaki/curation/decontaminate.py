@@ -6,8 +6,8 @@ markup (words.py), never the instructions around it. Three rules, by the length 
 - n words or more (13 by default): runs of n words that no other item of the benchmarks has, a quarter of all
   such runs of the item, and three quarters of its numbers. A run that several items share is boilerplate
   ("express your answer as a common fraction ..."), and proves nothing; nor does a text with other numbers.
-- fewer, or nothing but boilerplate: all words, signs and brackets of the item in a row. So little may be chance,
-  so the answers must agree as well: the right one, or half of the options. Of open questions 8 words suffice.
+- fewer, or nothing but boilerplate: all words, signs and brackets of the item in a row. So little may be
+  chance, so the answers must agree as well: the right one, or half of the options. Of open ones 8 words do.
 - fewer than 5, and not two numbers: the whole question, or all options, must be the same.
 """
 
