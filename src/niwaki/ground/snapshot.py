@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from niwaki.errors import TrainingError
 from niwaki.ground import processes
-from niwaki.ground.folder import flush
+from niwaki.ground.folder import discard, flush
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -68,7 +68,8 @@ def _write(
     step, tokens = progress
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     tensors = {
         f"{name}:{slot}": tensor.contiguous()
         for name, slots in moments["state"].items()
@@ -83,7 +84,7 @@ def _write(
         )
         for file in partial.iterdir():
             flush(file)
-        shutil.rmtree(final, ignore_errors=True)
+        discard(final)
         partial.rename(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,7 +95,7 @@ def _write(
     flush(folder)
     older = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]
     for snapshot in older:
-        shutil.rmtree(snapshot)
+        discard(snapshot)
 
 
 def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, int]:
