@@ -118,8 +118,9 @@ def test_a_model_that_does_not_fit_leaves_the_earlier_one(small_disk, tmp_path, 
 
 def test_text_that_does_not_fit_into_the_cache(small_disk, tmp_path, tokenizer):
     (tmp_path / "texts").mkdir()
-    for number in range(40):
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"Words of text {number}. " * 4000)
+    for number in range(10):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"Words of text {number}. " * 200)
+    (small_disk / "filler").write_bytes(b"x" * 485_000)
     with pytest.raises(NiwakiError, match=rf"{small_disk}/tokens/.*cannot be written: the disk is full"):
         prepare(str(tmp_path / "texts"), tokenizer, held_out=0.3, cache=small_disk)
     assert not list((small_disk / "tokens").iterdir())

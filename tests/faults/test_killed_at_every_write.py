@@ -40,7 +40,7 @@ def sweep(tmp_path, before, work, check, *, every=1):
     """Kill `work(folder)` at each place (or every so many), check what is left, and do it again.
 
     `before` makes the folder that the work starts from. The end must have the bytes of undisturbed work.
-    Returns how many places there were.
+    Says how many places there were, and how many of them it tried, which docs/reliability.md counts.
     """
     start, folder, expected = tmp_path / "start", tmp_path / "folder", tmp_path / "expected"
     start.mkdir()
@@ -61,7 +61,13 @@ def sweep(tmp_path, before, work, check, *, every=1):
         work(folder)
         assert contents(folder) == whole, place
         assert names(folder) == names(expected), place
-    return len(places)
+    assert len(places) > 15
+    print(f"\n{tmp_path.name}: killed at {len(places[::every])} of {len(places)} calls that write")
+
+
+def thorough(every):
+    """Every so many places here, and all of them among the slow tests."""
+    return pytest.mark.parametrize("every", [every, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def trained(steps):
@@ -95,12 +101,12 @@ def test_a_snapshot_and_those_before_it(tmp_path):
             assert set(load_file(each / "model.safetensors")) == set(load_file(found / "model.safetensors"))
             json.loads((each / "state.json").read_text())
 
-    num_places = sweep(tmp_path, before, partial(save, steps=3), check)
-    assert num_places > 20
+    sweep(tmp_path, before, partial(save, steps=3), check)
     assert [p.name for p in sorted((tmp_path / "expected").iterdir())] == ["step-0000002", "step-0000003"]
 
 
-def test_a_stage_that_saves_a_model_over_an_earlier_one(tmp_path, tokenizer):
+@thorough(7)
+def test_a_stage_that_saves_a_model_over_an_earlier_one(tmp_path, tokenizer, every):
     source = tmp_path / "source"
     make_tiny_model().save_pretrained(source)
     tokenizer.save_pretrained(source)
@@ -134,10 +140,11 @@ def test_a_stage_that_saves_a_model_over_an_earlier_one(tmp_path, tokenizer):
         assert not now or now[0] == earlier
         assert not (folder / DONE).exists()
 
-    assert sweep(tmp_path, before, work, check, every=3) > 60
+    sweep(tmp_path, before, work, check, every=every)
 
 
-def test_a_trimmed_model(tmp_path, tokenizer):
+@thorough(7)
+def test_a_trimmed_model(tmp_path, tokenizer, every):
     source = tmp_path / "source"
     make_tiny_model().save_pretrained(source, max_shard_size="16KB")
     tokenizer.save_pretrained(source)
@@ -152,7 +159,7 @@ def test_a_trimmed_model(tmp_path, tokenizer):
         if (run / "3-trim" / "model").exists():
             assert contents(run / "3-trim" / "model") == contents(tmp_path / "expected" / "3-trim" / "model")
 
-    assert sweep(tmp_path, lambda run: None, work, check, every=4) > 60
+    sweep(tmp_path, lambda run: None, work, check, every=every)
 
 
 def test_small_files_of_a_stage(tmp_path):
@@ -175,10 +182,10 @@ def test_small_files_of_a_stage(tmp_path):
                     tmp_path / "expected" / "2-choose" / name
                 ).read_bytes()
 
-    assert sweep(tmp_path, lambda run: None, work, check) > 15
+    sweep(tmp_path, lambda run: None, work, check)
 
 
-@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.slow)])
+@thorough(17)
 def test_a_training(tmp_path, every, monkeypatch):
     """Begun before, so that the kills also fall on taking it up again."""
     ticks = count()  # for the speeds in the metrics, which are never the same
@@ -202,4 +209,4 @@ def test_a_training(tmp_path, every, monkeypatch):
             load_file(each / "optimizer.safetensors")
         assert {0, 1, 2, 3} <= {record["step"] for record in read_metrics(out / "metrics.jsonl")}
 
-    assert sweep(tmp_path, before, partial(train, until=None), check, every=every) > 60
+    sweep(tmp_path, before, partial(train, until=None), check, every=every)
