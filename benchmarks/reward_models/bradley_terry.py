@@ -1,6 +1,7 @@
 """Bradley-Terry training beside TRL's RewardTrainer: the same pairs, model, batch and steps in one run.
 
-    python benchmarks/reward_models/bradley_terry.py
+    python benchmarks/reward_models/bradley_terry.py                      # made pairs, of like lengths
+    python benchmarks/reward_models/bradley_terry.py --pairs FILE         # pairs of yours, of any form
 
 Both are given tokenised pairs, so that only training is timed; both train all weights in float32 with AdamW.
 They take turns, and the ratio is of processor time.
@@ -20,6 +21,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from trl import RewardConfig, RewardTrainer
 
+from niwaki.reward.data import Source, collect_pairs
 from niwaki.reward.model import Scorable, load_backbone
 from niwaki.reward.tokens import PairRows, PairTokens, encode_pairs
 from niwaki.reward.train import preference_loss, train
@@ -73,10 +75,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--pairs", help="a file or folder that recipes read")
     arguments = parser.parse_args()
     scorable = fresh()
-    pairs = answers.annotate(answers.draw(4 * BATCH * arguments.steps, split="train", seed=0), seed=0).pairs
-    tokens, _ = encode_pairs(scorable.chat, pairs[: BATCH * arguments.steps], max_tokens=512)
+    wanted = BATCH * arguments.steps
+    if arguments.pairs is None:
+        pairs = answers.annotate(answers.draw(4 * wanted, split="train", seed=0), seed=0).pairs
+    else:
+        pairs = collect_pairs([Source(arguments.pairs)]).records
+    tokens, _ = encode_pairs(scorable.chat, pairs[: 8 * wanted], max_tokens=512)
+    tokens = PairTokens(tokens.pairs[:wanted], tokens.chosen[:wanted], tokens.rejected[:wanted])
+    assert len(tokens) == wanted
     num_tokens = sum(len(c.ids) for c in (*tokens.chosen, *tokens.rejected))
     times: dict[str, list[float]] = {"niwaki": [], "trl": []}
     for turn in range(arguments.turns):

@@ -87,7 +87,7 @@ def start(grader):
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=work, args=(grader, theirs), daemon=True)
     process.start()
-    ours.send({"answer": "\\sqrt{4}", "gold": "\\sqrt{2}"})  # loads what the grader needs; not counted
+    ours.send({"answer": "1/2", "gold": "\\int_0^1 x dx"})  # loads what the grader needs; not counted
     ours.recv()
     return process, ours
 

@@ -54,15 +54,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. `groups`: shares of groups of sets; None: by size."""
+    """One way to train. `groups`: shares of groups of sets; None: by size.
 
-    groups: tuple[tuple[float, tuple[str, ...]], ...] | None = None
+    `label_and_text`: a choice is answered as "B) Oslo" and not as "B", in the worked solutions of its own
+    start and, to the letter, in the reward.
+    """
+
+    groups: tuple[tuple[float | Fraction, tuple[str, ...]], ...] | None = None
     template: str = "mixed"
     rule: Rule = "and"
     hard_only: bool = False
+    label_and_text: bool = False
 
 
-NATURAL = tuple((SIZES[name] / sum(SIZES.values()), (name,)) for name in SIZES)
+NATURAL = tuple((Fraction(SIZES[name], sum(SIZES.values())), (name,)) for name in SIZES)
 ARMS = {
     "nd": Arm(),
     "gpr-up": Arm(groups=((0.66, GENERAL), (0.34, MATH))),
@@ -71,8 +76,10 @@ ARMS = {
     "only-gpr": Arm(groups=((1.0, GENERAL),)),
     "open": Arm(template="open"),
     "hard": Arm(hard_only=True),
+    "hard-shares": Arm(hard_only=True, groups=NATURAL),
     "sum": Arm(rule="sum"),
     "random": Arm(rule="random"),
+    "text": Arm(label_and_text=True),
 }
 
 
@@ -98,6 +105,14 @@ def questions_of(split: str, sizes: dict[str, int], *, seed: int, template: str)
     return found
 
 
+def with_text(question: Question) -> Question:
+    """The question with label and text of its option as the only right answer; an open one as it is."""
+    if question.options is None:
+        return question
+    text = question.options[ord(question.gold) - ord("A")]
+    return replace(question, gold=f"{question.gold}) {text}", type="exact")
+
+
 def benchmarks() -> dict[str, list[Question]]:
     """Held-out questions: every set open, the general ones also as multiple choice."""
     sizes = dict.fromkeys(SIZES, TEST_QUESTIONS)
@@ -108,13 +123,13 @@ def benchmarks() -> dict[str, list[Question]]:
     return tests
 
 
-def start(work: Path, setting: Setting) -> Path:
-    """The warmed model of all arms; a killed call goes on."""
-    folder = work / "start"
+def start(work: Path, setting: Setting, *, label_and_text: bool = False) -> Path:
+    """The warmed model of all arms, or that of the arm with label and text; a killed call goes on."""
+    folder = work / ("start-text" if label_and_text else "start")
     if (folder / "model").exists():
         return folder / "model"
     sets = questions_of("train", SIZES, seed=0, template="mixed")
-    questions = [question for own in sets.values() for question in own]
+    questions = [with_text(q) if label_and_text else q for own in sets.values() for q in own]
     if not (folder / "fresh").exists():
         folder.mkdir(parents=True, exist_ok=True)
         fresh_model(
@@ -159,6 +174,7 @@ def blend(arm: Arm, num_rows: int, *, seed: int, kept: set[str] | None = None) -
         own = random.sample(sets[name], len(sets[name]))
         chosen += [own[place % len(own)] for place in range(count)]
     random.shuffle(chosen)
+    chosen = [with_text(question) for question in chosen] if arm.label_and_text else chosen
     return [replace(question, id=f"{place}-{question.id}") for place, question in enumerate(chosen)]
 
 

@@ -35,6 +35,7 @@ PAGE = ROOT / "docs" / "results" / "crossthink.md"
 IMAGE = ROOT / "docs" / "images" / "crossthink" / "arms.png"
 TITLES = {
     "start": "warmed up, no GRPO",
+    "start-text": "warmed up on label + text, no GRPO",
     "nd": "nd: natural sizes",
     "gpr-up": "gpr-up: general 66, mathematics 34",
     "math-up": "math-up: mathematics 66, general 34",
@@ -42,7 +43,9 @@ TITLES = {
     "only-gpr": "general alone",
     "open": "nd, every question open",
     "hard": "nd, what the start gets wrong",
+    "hard-shares": "nd, the same in nd's shares",
     "sum": "nd, accuracy + form",
+    "text": "nd, choices as label + text",
     "random": "nd, a coin as reward",
 }
 MARGIN = 3.0
@@ -76,7 +79,12 @@ CLAIMS = [
     ),
     Claim("math-up", "gpr-up beats math-up", "58.12 against 57.72", "gpr-up", "math-up", accuracy()),
     Claim("D3", "every question open beats mixed", "56.87 against 55.66", "open", "nd", accuracy()),
+    Claim("D4", "short labels beat label and text", "54.50 against 53.30", "nd", "text", accuracy()),
+    Claim("D4 mc", "the same, on multiple choice alone", "no number", "nd", "text", accuracy(choices=True)),
     Claim("D5", "the difficulty filter helps", "67.99 against 65.84 (32B)", "hard", "nd", accuracy()),
+    Claim(
+        "D5 shares", "the same, with nd's shares of the sets", "no number", "hard-shares", "nd", accuracy()
+    ),
     Claim(
         "D6",
         f"null control: gpr-up equals nd within {MARGIN:g} points",
@@ -103,11 +111,12 @@ CLAIMS = [
 def main() -> None:
     arms = load(HERE / "results.jsonl")
     seeds = sorted({seed for name, own in arms.items() if name != "start" for seed in own})
-    arms["start"] = dict.fromkeys(seeds, arms["start"][0])
+    for name in {"start", "start-text"} & set(arms):
+        arms[name] = dict.fromkeys(seeds, arms[name][0])
     picture(arms)
     setting = json.loads((HERE / "results.jsonl").read_text().splitlines()[0])["setting"]
     intro = (HERE / "intro.md").read_text().format(seeds=len(seeds), **setting)
-    PAGE.write_text("\n".join([intro, *claims(arms), *table(arms), *lengths(arms)]))
+    PAGE.write_text("\n".join([intro, *claims(arms), *table(arms), *lengths(arms), *signal()]) + "\n")
 
 
 def claims(arms: Mapping[str, Mapping[int, Questions]]) -> Iterator[str]:
@@ -157,6 +166,23 @@ def lengths(arms: Mapping[str, Mapping[int, Questions]]) -> Iterator[str]:
     )
 
 
+def signal() -> Iterator[str]:
+    """What the arms learned from: counts of their training, from `training.json`."""
+    rows = json.loads((HERE / "training.json").read_text())
+    yield "\n## What they learned from\n"
+    yield (
+        "Every arm had the same steps, prompts and rollouts. A group whose answers are all wrong or all "
+        "right teaches nothing. Means over seeds; the KL penalty's estimate is of the last ten steps.\n"
+    )
+    yield "| arm | rollouts | right | groups all wrong | groups all right | KL from the start |"
+    yield "|---|---|---|---|---|---|"
+    for name in TITLES:
+        if own := [row for row in rows if row["arm"] == name]:
+            mean = {key: sum(row[key] for row in own) / len(own) for key in own[0] if key != "arm"}
+            shares = " | ".join(f"{mean[key]:.0%}" for key in ("right", "all_wrong", "all_right"))
+            yield f"| {TITLES[name]} | {mean['rollouts']:,.0f} | {shares} | {mean['kl']:.3f} |"
+
+
 def picture(arms: Mapping[str, Mapping[int, Questions]]) -> None:
     """Accuracy of every arm: mean and seeds, all, mathematics, general."""
     rows = list(ordered(arms))[::-1]
@@ -168,7 +194,7 @@ def picture(arms: Mapping[str, Mapping[int, Questions]]) -> None:
         axis.axvline(start, color="#8d8a7c", linewidth=1, linestyle=(0, (3, 3)))
         for place, (name, own) in enumerate(rows):
             values = [measure(questions) for questions in own.values()]
-            colour = "#b05a1f" if name == "random" else "#8d8a7c" if name == "start" else "#22705a"
+            colour = "#b05a1f" if name == "random" else "#8d8a7c" if "start" in name else "#22705a"
             axis.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=5)
             axis.plot(sum(values) / len(values), place, "|", color=colour, markersize=15, markeredgewidth=2.2)
         axis.set_title(title, fontsize=11)

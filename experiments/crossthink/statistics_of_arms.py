@@ -33,13 +33,16 @@ def load(path: Path) -> dict[str, dict[int, Questions]]:
     return arms
 
 
-def accuracy(domain: str | None = None, benchmark: str | None = None) -> Measure:
-    """Percentage of right samples, a mean over benchmarks, so that no set outweighs another."""
+def accuracy(domain: str | None = None, *, choices: bool = False) -> Measure:
+    """Percentage of right samples, a mean over benchmarks, so that no set outweighs another.
+
+    `choices`: of multiple-choice benchmarks alone.
+    """
 
     def measure(questions: Questions) -> float:
         shares: dict[str, list[float]] = {}
         for row in questions.values():
-            if domain in (None, row[DOMAIN]) and benchmark in (None, row[BENCHMARK]):
+            if domain in (None, row[DOMAIN]) and (row[BENCHMARK].endswith("-mc") or not choices):
                 shares.setdefault(row[BENCHMARK], []).append(row[RIGHT] / row[SAMPLES])
         return 100 * sum(sum(s) / len(s) for s in shares.values()) / len(shares)
 

@@ -1,6 +1,6 @@
 """States of frozen `sapling` for a pool of answers of the offline bench, made once.
 
-    python experiments/reward/lab.py          # about two minutes of one core; the others need it
+    python experiments/reward/lab.py          # about four minutes of one core; the others need it
 
 Raters are simulated anew for every seed on a part of the pool, so seeds differ in data, noise and order; the
 states of the answers do not depend on any of these.
@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from niwaki.ground.corpus import default_cache
-from niwaki.reward.features import Features, cache_ratings, load_extractor
+from niwaki.reward.features import Features, Pooling, cache_ratings, load_extractor
 from niwaki.reward.records import Rating
 from niwaki.reward.tokens import encode_ratings
 from niwaki.sapling import answers
 
 NUM_COUPLES = {"train": 800, "test": 500}
-FOLDER = default_cache() / "experiments-reward-mean"
+FOLDER = default_cache()
+POOLINGS: tuple[Pooling, ...] = ("mean", "last")
 POOL_SEED = 0
 MAX_TOKENS = 1024
 
@@ -59,10 +59,13 @@ class Sample:
     rated_lengths: np.ndarray
 
 
-def pool(split: str) -> Pool:
-    """The pool of a split; computed when it is not there."""
+def pool(split: str, pooling: Pooling = "mean") -> Pool:
+    """The pool of a split; computed when it is not there.
+
+    `pooling`: "mean" over the answer, or "last", the state that a stock reward model reads.
+    """
     couples = answers.draw(NUM_COUPLES[split], split=split, seed=POOL_SEED)
-    extractor = load_extractor("sapling", pooling="mean")
+    extractor = load_extractor("sapling", pooling=pooling)
     flat = [
         Rating(f"{c.row}-{i}", c.prompt, a.text, {}, c.domain)
         for c in couples
@@ -70,7 +73,9 @@ def pool(split: str) -> Pool:
     ]
     tokens, skipped = encode_ratings(extractor.chat, flat, (), max_tokens=MAX_TOKENS)
     assert not skipped
-    features: Features = cache_ratings(extractor, tokens, FOLDER / split, shard_rows=512)
+    features: Features = cache_ratings(
+        extractor, tokens, FOLDER / f"experiments-reward-{pooling}" / split, shard_rows=512
+    )
     states, prompts = features.read("states"), features.read("prompts")
     d = states.shape[1]
     lengths = np.array(features.meta["lengths"]).reshape(-1, 2)
@@ -125,7 +130,6 @@ def part(whole: Sample, pairs: np.ndarray, rated: np.ndarray) -> Sample:
 
 
 if __name__ == "__main__":
-    Path(FOLDER).mkdir(parents=True, exist_ok=True)
     for name in ("test", "train"):
-        found = pool(name)
-        print(name, found.states.shape)
+        for states in POOLINGS:
+            print(name, states, pool(name, states).states.shape)

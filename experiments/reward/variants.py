@@ -1,6 +1,7 @@
 """The training variants of arXiv 2410.01257 on the offline bench: which order comes out.
 
-    python experiments/reward/variants.py        # twenty seeds, results/variants.json; needs lab.py first
+    python experiments/reward/variants.py         # twenty seeds, results/variants.json; needs lab.py first
+    python experiments/reward/variants.py last    # the state of the last token instead of the mean
 
 Heads are trained on frozen states of `sapling` by the library's own losses, loop and extrapolation: a model
 of no layers on top of a table of states. Every variant sees the same pairs once; regressions see the same
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,10 +27,11 @@ from torch import Tensor, nn
 
 from niwaki.ground.loop import Loss, RowSource
 from niwaki.reward.extrapolate import sweep
+from niwaki.reward.features import Pooling
 from niwaki.reward.train import preference_loss, rating_loss, train
 from niwaki.sapling.answers import ATTRIBUTES
 
-RESULT = Path(__file__).parent / "results" / "variants.json"
+RESULTS = Path(__file__).parent / "results"
 SEEDS = range(20)
 NUM_COUPLES, NUM_VALIDATION = 500, 125
 BATCH_PAIRS = 16
@@ -183,9 +186,9 @@ def samples(pooled: lab.Pool, seed: int) -> tuple[lab.Sample, lab.Sample]:
     return lab.part(both, inside, rated), lab.part(both, ~inside, ~rated)
 
 
-def main() -> None:
+def main(pooling: Pooling) -> None:
     began = time.process_time()
-    train_pool, test_pool = lab.pool("train"), lab.pool("test")
+    train_pool, test_pool = lab.pool("train", pooling), lab.pool("test", pooling)
     test = lab.sample(test_pool, seed=0, bias=0.0, noise=0.0)
     rates, tried = choose_rates(train_pool)
     print(tried, flush=True)
@@ -208,10 +211,11 @@ def main() -> None:
             }
         )
         print(seed, {name: round(value, 3) for name, value in seeds[-1]["accuracy"].items()}, flush=True)
-    RESULT.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
+    result = RESULTS / ("variants.json" if pooling == "mean" else f"variants-{pooling}.json")
     found = {"rates": rates, "tried": tried, "num_test": len(test.states), "seeds": seeds}
-    RESULT.write_text(json.dumps(found | {"cpu_s": round(time.process_time() - began)}, indent=1))
+    result.write_text(json.dumps(found | {"cpu_s": round(time.process_time() - began)}, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    main("last" if sys.argv[1:] == ["last"] else "mean")

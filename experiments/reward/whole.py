@@ -35,13 +35,13 @@ RESULTS = Path(__file__).parent / "results" / "whole"
 WORK = default_cache() / "experiments-reward-whole"
 SEEDS = range(5)
 TUNING_SEED = 1000
-NUM_PAIRS, NUM_VALIDATION, NUM_TEST = 256, 100, 300
+NUM_PAIRS, NUM_VALIDATION, NUM_TEST = 256, 100, 200
 MAX_TOKENS = 144  # of a conversation: short functions, so that five seeds fit an hour of one core
 BATCH_PAIRS, MICRO_PAIRS = 8, 2
 REGRESSION_EPOCHS = 2  # as in the paper; preferences are seen once
 HEAD_RATE_FACTOR = 10.0
-RATES = (3e-4, 1e-3)
-GRID = (0.0, 0.5, 0.75, 1.0, 1.25, 1.52, 2.0, 3.0)
+RATES, RATES_AFTER = (3e-4, 1e-3, 2e-3), (3e-4, 1e-3)
+GRID = (0.0, 0.5, 1.0, 1.52, 2.0, 3.0)
 PAPER_A = 1.52
 
 REGRESSION = "regression"
@@ -156,11 +156,16 @@ def tune() -> None:
     tried: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in (*LOSSES, AFTER):
-        for rate in RATES:
+        for rate in RATES_AFTER if name == AFTER else RATES:
             if str(rate) in tried.get(name, {}):
                 continue
             began, work = time.process_time(), WORK / "tuning" / f"{name}-{rate:g}"
             best = WORK / "tuning" / f"regression-{chosen_rates(tried)['regression']:g}" if tried else work
+            if name == AFTER and not (best / "model").exists():
+                first = fitted(
+                    "sapling", REGRESSION, data, chosen_rates(tried)[REGRESSION], TUNING_SEED, best
+                )
+                save_reward_model(first, best / "model", card={"loss": REGRESSION}, replace=True)
             start, loss = (best / "model", "scaled") if name == AFTER else ("sapling", name)
             scorable = fitted(start, loss, data, rate, TUNING_SEED, work)
             save_reward_model(scorable, work / "model", card={"loss": loss}, replace=True)

@@ -20,6 +20,10 @@ def items():
         ("rules", Question("rules-2", "What is the ratio of the two areas?" + RULES, "2/3")),
         ("short", Question("short-1", SHORT, "Ouagadougou")),
         ("choice", Question("choice-1", CHOICE, "B", options=("Cows fly.", "Cows eat grass.", "Cows sing."))),
+        (
+            "latex",
+            Question("latex-1", r"Find the value of $\left(16 \cdot \frac{a^2}{7} \right)$ at 3.", "2"),
+        ),
         ("tiny", Question("tiny-1", "What is 17 * 3?", "51")),
         ("tiny", Question("tiny-2", "Define entropy.", "disorder")),
         ("tiny", Question("tiny-3", "Remarriages are", "A", options=("rare", "common", "new"))),
@@ -32,6 +36,7 @@ def items():
         (LONG + " How many bolts?", {}, "long-1"),
         ("Think hard! " + LONG.upper().replace(" ", "  ") + " What did he sell?", {}, "long-1"),
         (LONG.replace("12", "13").replace("7", "9"), {}, None),
+        (r"FIND THE VALUE OF \LEFT(16 \CDOT \FRAC{A^2}{7} \RIGHT) AT 3.", {"gold": "2"}, "latex-1"),
         ("How many odd numbers are there?" + RULES, {}, None),
         ("What is the ratio of the two areas?" + RULES, {"gold": "2/3"}, "rules-2"),
         (SHORT, {"gold": "Ouagadougou"}, "short-1"),
@@ -63,7 +68,7 @@ def test_what_is_found(text, fields, item):
 def test_shared_text_of_items_is_no_evidence():
     benchmarks = Benchmarks(items())
     assert benchmarks.num_boilerplate > 0
-    assert benchmarks.num_items == {"long": 1, "rules": 2, "short": 1, "choice": 1, "tiny": 3}
+    assert benchmarks.num_items == {"long": 1, "rules": 2, "short": 1, "choice": 1, "latex": 1, "tiny": 3}
 
 
 def test_no_benchmarks_find_nothing():

@@ -90,7 +90,12 @@ def test_what_only_the_rooms_know(tmp_path):
         check_section(parse("sources: [{name: a, adapter: gsm8}]", Curate, name="x"))
     wide = parse_recipe(RECIPE.replace("rows: 100}", "rows: 9k}"), name="x")
     with pytest.raises(DataError, match="Ask for at most"):
-        make_questions(wide.curate, tmp_path, seed=0)
+        check_section(wide.curate)
+    dropped = RECIPE.replace("rows: 100}", "rows: 150}").replace(
+        "open_template: both", "longest_question_words: 7"
+    )
+    with pytest.raises(DataError, match="Ask for at most"):  # enough rows, until most are dropped
+        make_questions(parse_recipe(dropped, name="x").curate, tmp_path, seed=0)
     missing = tmp_path / "blend.yaml"
     missing.write_text("groups: [{share: 100%, sets: [nowhere]}]")
     with pytest.raises(RecipeError, match="no source is called 'nowhere'"):

@@ -81,6 +81,7 @@ def reward_keys() -> str:
         "preference": {},
         "expo": {},
         "objectives": {},
+        "justifier": {},
     }
     return f"```yaml\n{commented(RewardRecipe.model_validate(smallest))}```\n"
 

@@ -7,7 +7,8 @@ import pytest
 from niwaki.errors import DataError
 from niwaki.reward.data import Source, collect_pairs, collect_ratings, objectives_of
 from niwaki.reward.forms import Skipped, dialogue, form_of, overall_strength, read_pair, read_ratings, turns
-from niwaki.reward.records import prompt_key, side_of
+from niwaki.reward.records import prompt_key, read_rows, side_of
+from niwaki.sapling import answers
 
 from .conftest import write_rows
 
@@ -174,3 +175,33 @@ def test_a_row_with_an_empty_answer_is_left_out_and_named():
     row = {"prompt": "Tree?", "chosen": "Pine.", "rejected": " "}
     assert pair_of(row) == Skipped("row 1", "an answer is empty")
     assert pair_of(row | {"rejected": "Pine. "}) == Skipped("row 1", "both answers are the same")
+
+
+def test_a_domain_tells_rows_of_one_source_apart(tmp_path):
+    rows = [
+        {"prompt": f"p{i}", "chosen": "a", "rejected": "b"} | ({"domain": "law"} if i else {}) for i in (0, 1)
+    ]
+    found = collect_pairs([Source(str(write_rows(tmp_path / "x.jsonl", rows)), name="mine")])
+    assert [pair.source for pair in found.records] == ["mine", "mine, law"]
+
+
+def test_folders_are_read_by_split_where_files_are_named_by_it(tmp_path):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    for name in ("train", "test"):
+        write_rows(tmp_path / f"{name}.jsonl", [row | {"from": name}])
+    assert [r["from"] for _, r in read_rows(str(tmp_path), split="test")] == ["test"]
+    (tmp_path / "more").mkdir()
+    for name in ("a", "b"):
+        write_rows(tmp_path / "more" / f"{name}.jsonl", [row | {"from": name}])
+    assert [r["from"] for _, r in read_rows(str(tmp_path / "more"), split="train")] == ["a", "b"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="cannot be opened"):
+        list(read_rows(str(tmp_path / "none")))
+
+
+def test_made_data_have_both_domains_on_every_side(tmp_path):
+    """The functions' own split is by the same hash as that of a recipe."""
+    pairs, _ = answers.write(tmp_path, num_pairs=300, seed=0)
+    found = collect_pairs([Source(str(pairs), name="made")])
+    for side in found.sides(test=0.1, validation=0.1).values():
+        assert {pair.source for pair in side} == {"made, plain", "made, explained"}

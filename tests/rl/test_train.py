@@ -215,10 +215,14 @@ def test_a_saved_reward_model_is_mixed_in_and_never_outbids_the_rule(start, rewa
     assert all(0 < value < 1 for value in values)
     alone = [score(prompts=["1+1=?\n"], completions=[text])[0] for text in ("2", "3", "a longer answer")]
     assert values == pytest.approx(alone, abs=1e-5)  # padding changes nothing
-    train_rl(start, sums(4), out=tmp_path, num_steps=1, extra=[Extra("taste", score, 0.2)], **SETTINGS)
-    [record] = read_metrics(tmp_path / "metrics.jsonl")
-    assert 0 < record["rewards/taste"] < 1
-    assert record["grad_norm"] > 0  # the rule alone gives a random model no signal
+    records = []
+    for weight in (0.2, 0.4):
+        extra = [Extra("taste", score, weight)]
+        train_rl(start, sums(4), out=tmp_path / str(weight), num_steps=1, extra=extra, **SETTINGS)
+        records += read_metrics(tmp_path / str(weight) / "metrics.jsonl")
+    assert all(0 < record["rewards/taste"] < 1 for record in records)
+    assert all(record["grad_norm"] > 0 for record in records)  # the rule alone gives a random model no signal
+    assert records[1]["reward_std"] == pytest.approx(2 * records[0]["reward_std"], rel=1e-3)
 
 
 def test_a_model_that_is_no_reward_model_is_refused(start):

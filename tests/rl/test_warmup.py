@@ -1,14 +1,17 @@
 """The warm start learns answers alone and resumes exactly; samples are seeded, bounded, and graded once."""
 
+import itertools
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from niwaki.errors import DataError, EvaluationError, RecipeError
 from niwaki.evaluation.answers import answer
 from niwaki.evaluation.passk import summarise
 from niwaki.ground.generate import prompt_end, prompt_ids, sample
 from niwaki.ground.model import load_model, load_tokenizer
-from niwaki.rl.warmup import WorkedRows, warm_up
+from niwaki.rl.warmup import WorkedRows, answer_loss, warm_up
 from niwaki.verify.prompt import BARE, THINK_BOXED, completion_of, prompt_of
 from niwaki.verify.question import Question
 
@@ -83,7 +86,33 @@ def test_a_template_that_opens_the_thought_is_not_given_it_twice(tokenizer, star
     assert opened.decode(prompt_ids(opened, "1+1=?")) == "1+1=?|<think>"
 
 
-def test_warm_up_teaches_the_form_and_resumes_exactly(start, tmp_path):
+def test_a_killed_warm_up_ends_with_the_same_weights(start, tmp_path, monkeypatch):
+    settings = {"prompt": BARE, "num_steps": 6, "batch_rows": 4, "micro_rows": 4, "save_every_steps": 2,
+                "learning_rate": 1e-2, "precision": "float32"}  # fmt: skip
+    warm_up(start, sums(9), out=tmp_path / "straight", **settings)
+    calls = itertools.count()
+
+    def killed(model, batch):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return answer_loss(model, batch)
+
+    monkeypatch.setattr("niwaki.rl.warmup.answer_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        warm_up(start, sums(9), out=tmp_path / "killed", **settings)
+    assert not (tmp_path / "killed" / "model").exists()
+    warm_up(start, sums(9), out=tmp_path / "killed", **settings)
+    assert next(calls) == 7, "two steps were left after the snapshot at the fourth"
+    ours, theirs = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("killed", "straight")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not all(
+        torch.equal(weight, load_model(start).state_dict()[name]) for name, weight in theirs.items()
+    )
+
+
+def test_warm_up_teaches_the_form_and_is_not_done_twice(start, tmp_path):
     settings = {
         "prompt": BARE,
         "batch_rows": 16,

@@ -29,6 +29,8 @@ def text(row: Mapping[str, Any], *names: str) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise RowError(f"field {name!r} is {type(value).__name__}, expected text")
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if null := [name for name in names if name in row]:
+        raise RowError(f"field {null[0]!r} is null, expected text")
     found = ", ".join(map(str, row)) or "none"
     raise RowError(f"no field {' or '.join(map(repr, names))} (fields: {found})")
 

@@ -28,7 +28,12 @@ from niwaki.verify.question import Question, read_questions
 BLOCK_ROWS = 2_000
 _SECONDS_BETWEEN_LINES = 20.0
 _FINGERPRINT = np.dtype(
-    [("exact", np.uint64), ("numbers", np.uint64), ("signature", np.uint32, (NUM_PERMUTATIONS,))]
+    [
+        ("exact", np.uint64),
+        ("strict", np.uint64),
+        ("signature", np.uint32, (NUM_PERMUTATIONS,)),
+        ("length", np.int64),
+    ]
 )
 
 
@@ -86,13 +91,13 @@ def find_duplicates(
     folder: Path, num_blocks: int, *, near: bool, threshold: float
 ) -> dict[int, tuple[int, float]]:
     """Place of a question among all -> (place of the one it repeats, similarity), for those kept so far."""
-    prints = Fingerprints(folder / "signatures.bin", near=near)
+    prints = Fingerprints(folder, near=near)
     places, start = [], 0
     for place in range(num_blocks):
         block = np.load(folder / f"{place:06d}.npz", allow_pickle=False)
         kept = np.flatnonzero(block["kept"])
         rows = block["fingerprints"][kept]
-        prints.add(rows["exact"], rows["numbers"], rows["signature"] if near else None)
+        prints.add(rows["exact"], rows["strict"], rows["signature"], rows["length"], block["shingles"])
         places.append(start + kept)
         start += len(block["kept"])
     where = np.concatenate(places) if places else np.empty(0, np.int64)
@@ -156,7 +161,7 @@ def _look(block: Sequence[Question], folder: Path, place: int) -> None:
     rules: Rules = _state["rules"]
     prints = np.zeros(len(block), _FINGERPRINT)
     kept = np.zeros(len(block), bool)
-    lines = []
+    lines, shingles = [], [np.empty(0, np.uint32)]
     for index, question in enumerate(block):
         reason, evidence = _judge(question, rules, _state["benchmarks"])
         lines.append(
@@ -166,10 +171,12 @@ def _look(block: Sequence[Question], folder: Path, place: int) -> None:
         )
         kept[index] = reason is None
         if reason is None:
-            exact, numbers, signature = fingerprint(question, near=rules.near)
-            prints[index] = (exact, numbers, signature if signature is not None else 0)
+            print_of = fingerprint(question, near=rules.near)
+            signature = print_of.signature if rules.near else 0
+            prints[index] = (print_of.exact, print_of.strict, signature, len(print_of.shingles))
+            shingles.append(print_of.shingles)
     arrays = folder / f".{place:06d}.partial.npz"
-    np.savez(arrays, fingerprints=prints, kept=kept)
+    np.savez(arrays, fingerprints=prints, kept=kept, shingles=np.concatenate(shingles))
     arrays.replace(folder / f"{place:06d}.npz")
     text = folder / f".{place:06d}.partial.jsonl"
     text.write_text("".join(line + "\n" for line in lines), "utf-8")

@@ -1,6 +1,8 @@
 """Questions of reasoning-gym's generators, where it is installed: github.com/open-thought/reasoning-gym.
 
-Its answers come in many forms; the verifiability filters keep those that our graders read.
+Its answers come in many forms; the verifiability filters keep those that our graders read. Tasks with more
+than one right answer (puzzles) have one gold answer here, and others are marked wrong; those that give none,
+and only check what they are given, cannot be used.
 """
 
 from __future__ import annotations
@@ -41,14 +43,23 @@ def from_reasoning_gym(
         )
     for place, task in enumerate(tasks):
         wanted = num_questions // len(tasks) + (place < num_questions % len(tasks))
-        drawn = reasoning_gym.create_dataset(task, seed=seed, size=wanted * _DRAWS_A_QUESTION + 20)
+        try:
+            drawn = reasoning_gym.create_dataset(task, seed=seed, size=wanted * _DRAWS_A_QUESTION + 20)
+        except AssertionError as error:
+            raise DataError(
+                f"reasoning-gym's {task!r} cannot be made with its defaults: {error}.", "Leave it out."
+            ) from None
         group = DATASETS[task][0].__module__.split(".")[-2]
         seen: set[str] = set()
+        num_without_gold = 0
         for number, entry in enumerate(drawn):
             asked = str(entry["question"]).strip()
             if len(seen) == wanted:
                 break
-            if asked in seen or split_of(asked) != split or entry.get("answer") is None:
+            if asked in seen or split_of(asked) != split:
+                continue
+            if entry.get("answer") is None:
+                num_without_gold += 1
                 continue
             seen.add(asked)
             yield Question(
@@ -59,6 +70,8 @@ def from_reasoning_gym(
                 source=name,
                 meta={"task": task, "group": group},
             )
+        if num_without_gold and not seen:
+            raise DataError(f"reasoning-gym's {task!r} gives no answers to compare with.", "Leave it out.")
         if len(seen) < wanted:
             raise DataError(
                 f"reasoning-gym's {task!r}: {len(seen)} of {wanted} different {split} questions.",

@@ -19,11 +19,28 @@ from niwaki.verify.question import Question
 _LAYOUT = re.compile(
     r"\\(?:left|right|displaystyle|dfrac|tfrac|frac|text|textbf|mathrm|mathbf|quad|qquad|cdot|times|le|ge|leq|geq"
     r"|begin|end|boxed|[,;:! ])(?![A-Za-z])|\$|\[asy\].*?\[/asy\]",
-    re.DOTALL,
+    re.DOTALL | re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+|\d+", re.ASCII)
 _FOREIGN_WORD = re.compile(r"[^\W\d_]+|\d+")
 _SIGNED = re.compile(r"[a-z]+|\d+|[-+*/^=<>]", re.ASCII)
+_SPELLED_SIGNS = {
+    r"\\(?:cdot|times|ast)(?![A-Za-z])|[×·⋅∗]": " * ", r"\\(?:d|t|c)?frac(?![A-Za-z])": " / ",
+    r"\\div(?![A-Za-z])|[÷⁄∕]": " / ", r"\\(?:le|leq|leqslant)(?![A-Za-z])|[≤⩽]": " <= ",
+    r"\\(?:ge|geq|geqslant)(?![A-Za-z])|[≥⩾]": " >= ", r"\\(?:ne|neq)(?![A-Za-z])|≠": " != ", r"[−–—]": "-",
+    r"\\(?:left|right|displaystyle|quad|qquad|boxed|mbox)(?![A-Za-z])"
+    r"|\\[,;:! \\\[\]()]|\$": " ",
+}  # fmt: skip
+_SPELL = [(re.compile(pattern, re.DOTALL), sign) for pattern, sign in _SPELLED_SIGNS.items()]
+_LONE_BRACES = re.compile(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}|\{\s*(\d+|[a-z]|\\[a-z]+)\s*\}")
+_MARKUP = re.compile(r"(?<!\w)\*\*|\*\*(?!\w)|_{2,}|(?<=[^\W\d_])-(?=[^\W\d_])|^\s*[-*#]+\s", re.MULTILINE)
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_])['’][^\W\d_]+")
+_TOKEN = re.compile(r"\\[a-z]+|\d+(?:\.\d+)*|[^\W\d_]+|[-+*/^=<>!|%()\[\]{}_~&'’]")
+_LIKE_SIGNS_TABLE = """
+    or nor not no never none except without true false least most less fewer more before after
+    one two three four five six seven eight nine ten eleven twelve dozen hundred thousand million half twice
+"""
+_LIKE_SIGNS = frozenset(_LIKE_SIGNS_TABLE.split())
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
@@ -39,6 +56,29 @@ def signed_words(text: str) -> list[str]:
     """`words`, with the signs of arithmetic, which tell "3 + 5" from "3 - 5"."""
     folded = unicodedata.normalize("NFKC", _LAYOUT.sub(" ", text)).casefold()
     return _SIGNED.findall(folded) if folded.isascii() else re.findall(r"[^\W\d_]+|\d+|[-+*/^=<>]", folded)
+
+
+def signs(text: str) -> list[str]:
+    r"""Numbers, operators, brackets, single letters and words that work like signs (not, or), in order.
+
+    A bracket is written with the word inside it that it touches. Two texts with different signs ask different
+    things, however alike their words are. Notation that means the same (\times and *, x^{2} and x^2, layout
+    commands, bold) makes no difference.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    for pattern, sign in _SPELL:
+        text = pattern.sub(sign, text)
+    text = _LONE_BRACES.sub(lambda match: f" {match[1] or match[2]} ", text)
+    found = _TOKEN.findall(_APOSTROPHE.sub("", _MARKUP.sub(" ", text)))
+    kept = []
+    for before, token, after in zip(["", *found], found, [*found[1:], ""], strict=False):
+        if token in "([{":
+            kept.append(token + after)
+        elif token in ")]}":
+            kept.append(before + token)
+        elif not token.isalpha() or token in _LIKE_SIGNS or (len(token) == 1 and token != "a"):
+            kept.append(token)
+    return kept
 
 
 @lru_cache(maxsize=200_000)
@@ -70,8 +110,9 @@ def _powers(n: int) -> list[np.uint64]:
 
 
 def set_hash(found: Sequence[str]) -> int:
-    """64 bits of several texts, whatever their order."""
-    return sum(word_hash(" ".join(words(one)) or one.strip()) * 0xBF58476D1CE4E5B9 for one in found) % 2**64
+    """64 bits of the words and signs of several texts, whatever the order of the texts."""
+    said = (" ".join([*words(one), *signs(one)]) or one.strip() for one in found)
+    return sum(word_hash(one) * 0xBF58476D1CE4E5B9 for one in said) % 2**64
 
 
 def gold_text(question: Question) -> str:

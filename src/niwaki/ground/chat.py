@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from niwaki.errors import DataError
@@ -68,11 +69,21 @@ class Chat:
             tokenizer.chat_template = PLAIN_ENCODER_TEMPLATE if encodes else PLAIN_TEMPLATE
         self._prompt = lru_cache(maxsize=64)(self._prompt_ids)
 
-    def text(self, messages: Messages, *, to_answer: bool = False) -> str:
-        """The rendered conversation; with `to_answer` up to where the model would begin to write."""
-        rendered: str = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=to_answer
-        )
+    def text(self, messages: Messages, *, to_answer: bool = False, row: str = "conversation") -> str:
+        """The rendered conversation; with `to_answer` up to where the model would begin to write.
+
+        Raises:
+            DataError: the template is no Jinja, or refuses `row`.
+        """
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=to_answer
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"{row}: the chat template does not render it: {error}.",
+                "Give a chat_template that is valid Jinja and takes the roles of the data.",
+            ) from None
         return rendered
 
     def ids(self, messages: Messages, *, to_answer: bool = False) -> list[int]:
@@ -90,7 +101,7 @@ class Chat:
                 answer is there.
         """
         messages = [*prompt, {"role": "assistant", "content": answer}]
-        text = self.text(messages)
+        text = self.text(messages, row=row)
         if answer.strip() not in text:
             raise DataError(
                 f"{row}: the chat template cuts the answer: {_missing(answer.strip(), text)!r} is not "

@@ -130,7 +130,12 @@ def curate_inputs(section: Curate, seed: int) -> dict[str, Any]:
 
 
 def check_section(section: Curate) -> None:
-    """Raise RecipeError for what only the rooms below know: adapters and blend files that do not exist."""
+    """Refuse what only the rooms below know.
+
+    Raises:
+        RecipeError: an adapter or a blend file that does not exist.
+        DataError: a blend of more rows than its sources can give.
+    """
     for source in (*section.sources, *section.benchmarks):
         if source.adapter not in NAMES:
             meant = nearest(source.adapter, list(NAMES))
@@ -146,6 +151,10 @@ def check_section(section: Curate) -> None:
                 raise RecipeError(
                     f"{section.blend}: no source is called {unknown[0]!r}.", f"Sources: {sorted(known)}."
                 )
+    templates = 2 if "both" in (section.mc_template, section.open_template) else 1
+    most = {source.name: source.rows * templates for source in section.sources if source.rows is not None}
+    if section.blend is not None and len(most) == len(section.sources):
+        blend_plan(section, most)
 
 
 def _blend_of(section: Curate) -> Blend:

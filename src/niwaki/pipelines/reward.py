@@ -35,7 +35,14 @@ from niwaki.pipelines.reward_inputs import (
 from niwaki.pipelines.reward_judge import calibrate, judge
 from niwaki.pipelines.reward_justify import justify
 from niwaki.pipelines.reward_objectives import features, learn_objectives
-from niwaki.pipelines.reward_plan import check_backbone, check_recipe, check_steps, show_plan, show_results
+from niwaki.pipelines.reward_plan import (
+    check_backbone,
+    check_recipe,
+    check_steps,
+    show_notes,
+    show_plan,
+    show_results,
+)
 from niwaki.pipelines.reward_train import extrapolate, prefer, regress
 from niwaki.recipe.reward import RewardRecipe
 from niwaki.reporting.reward_page import write_reward_report
@@ -78,6 +85,8 @@ def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
     for name, values in depends.items():
         work = partial(STAGES[name][0], inputs)
         stage(out, name, values, work, together=name in _TOGETHER)
+        if name == DATA:
+            show_notes(inputs.data["warnings"])
     report(out)
     results: dict[str, Any] = {"sets": {}, "warnings": []}
     if EVALUATE in depends:

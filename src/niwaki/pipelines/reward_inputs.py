@@ -15,8 +15,15 @@ from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.model import load_tokenizer, local_folder
 from niwaki.ground.run import write_atomically
 from niwaki.ground.text import source_fingerprint
-from niwaki.recipe.reward import STDLIB, RewardRecipe, RewardSource
-from niwaki.reward.data import Collected, Source, collect_pairs, collect_ratings
+from niwaki.recipe.reward import STDLIB, ObjectivesSection, Regression, RewardRecipe, RewardSource
+from niwaki.reward.data import (
+    Collected,
+    Source,
+    check_against_ratings,
+    collect_pairs,
+    collect_ratings,
+    objectives_of,
+)
 from niwaki.reward.forms import Skipped
 from niwaki.reward.model import reads_last_token
 from niwaki.reward.records import Pair, Rating, read_rows
@@ -26,6 +33,7 @@ from niwaki.sapling import answers
 DATA, REGRESS, PREFER, EXTRAPOLATE = "1-data", "2-regress", "3-prefer", "4-extrapolate"
 FEATURES, OBJECTIVES, CALIBRATE, EVALUATE = "5-features", "6-objectives", "7-calibrate", "8-evaluate"
 JUSTIFY = "9-justify"
+LENGTH = "length"
 SIDES = ("train", "validation", "test")
 _STDLIB_PAIRS = 600
 BENCHMARK_SPLITS = {"rewardbench": "filtered", "rewardbench2": "test"}
@@ -68,10 +76,23 @@ class RewardInputs:
 
     @cached_property
     def chat(self) -> Chat:
-        """The backbone's tokenizer and template."""
+        """The backbone's tokenizer and template, with padding of its own."""
         tokenizer = load_tokenizer(self.backbone)
         pad_apart(tokenizer, len(tokenizer))
         return Chat(tokenizer, self.template)
+
+    def template_notes(self) -> list[str]:
+        """What is added to the backbone's tokenizer, or wrong with its template, in words."""
+        notes, own = self.chat.problems(), load_tokenizer(self.backbone)
+        if own.pad_token_id != self.chat.tokenizer.pad_token_id:
+            has = "has no padding token" if own.pad_token is None else f"pads with {own.pad_token!r}"
+            notes.append(
+                f"the backbone {has}: {self.chat.tokenizer.pad_token!r} is used and saved with the model, "
+                "since scores are read at the last token that is no padding"
+            )
+        if self.chat.is_plain:
+            notes.append("the backbone has no chat template; a plain one is used and saved with the model")
+        return notes
 
     @cached_property
     def context_tokens(self) -> int | None:
@@ -93,6 +114,7 @@ class RewardInputs:
             if section.source == STDLIB:
                 given |= {"source": str(self._stdlib(kind, section.max_rows)), "max_rows": None}
                 given["name"] = section.name or STDLIB
+                given["scale"] = section.scale or (0.0, 4.0)
             found.append(Source(**given))
         return found
 
@@ -103,6 +125,12 @@ class RewardInputs:
         ratings: Collected[Rating] = Collected()
         if data.ratings:
             ratings = collect_ratings(self.sources(data.ratings, "ratings"))
+            named = objectives_of(ratings.records)
+            for wanted in (self.recipe.regression, self.recipe.objectives):
+                if wanted is not None:
+                    objectives_of(ratings.records, _rated_names(wanted))
+            if (overall := _overall(named, self.recipe.regression)) is not None:
+                check_against_ratings(pairs.records, ratings.records, overall)
         return pairs, ratings
 
     def pairs(self, side: str) -> list[Pair]:
@@ -228,11 +256,25 @@ def write_data(inputs: RewardInputs, folder: Path) -> None:
         "counts": counts,
         "scales": ratings.scales,
         "skipped": _reasons(skipped),
-        "warnings": [*pairs.warnings, *ratings.warnings, *chat.problems()],
+        "warnings": [*pairs.warnings, *ratings.warnings, *inputs.template_notes()],
         "template": chat.tokenizer.chat_template,
         "plain_template": chat.is_plain,
     }
     write_atomically(folder / "data.json", json.dumps(summary, indent=1))
+
+
+def _rated_names(section: Regression | ObjectivesSection) -> list[str]:
+    """The ratings that a section names; length is one that we make."""
+    if isinstance(section, Regression):
+        return list(section.objectives)
+    return [name for name in section.names if name != LENGTH]
+
+
+def _overall(names: Sequence[str], regression: Regression | None) -> str | None:
+    """The rating that says which answer is better, if one does."""
+    if regression is not None:
+        return regression.objectives[0]
+    return next((n for n in names if n.endswith(("helpfulness", "overall_score", "overall"))), None)
 
 
 def _reasons(skipped: Sequence[Skipped]) -> dict[str, int]:

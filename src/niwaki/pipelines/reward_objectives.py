@@ -13,7 +13,7 @@ import torch
 from niwaki.errors import DataError
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
-from niwaki.pipelines.reward_inputs import FEATURES, SIDES, RewardInputs
+from niwaki.pipelines.reward_inputs import FEATURES, LENGTH, SIDES, RewardInputs
 from niwaki.recipe.reward import GateSection, ObjectivesSection
 from niwaki.reward import ridge
 from niwaki.reward.data import objectives_of
@@ -24,7 +24,6 @@ from niwaki.reward.gate import Gate, GateData, combine, fixed_weights, train_gat
 from niwaki.reward.model import Scorable, load_backbone
 from niwaki.reward.objectives import HEADS, Objectives, scaled, served_rows
 
-LENGTH = "length"
 BUCKETS = 20
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from niwaki.errors import DataError, NiwakiError, RecipeError
+from niwaki.ground import processes
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.loop import check_divides
 from niwaki.pipelines.amounts import measure_flops_per_s
@@ -78,6 +80,13 @@ def show_plan(plan: RewardPlan) -> None:
     show_findings(plan.notes, plan.problems)
 
 
+@processes.main_only
+def show_notes(notes: Sequence[str]) -> None:
+    """Print what is worth knowing of the data on stderr."""
+    for note in notes:
+        Console(stderr=True, highlight=False).print(Text(f"Note: {note}", style="yellow"), soft_wrap=True)
+
+
 def show_results(results: Mapping[str, Any], *, out: Path) -> None:
     """Print accuracy of every model on test pairs, and where the product is."""
     console = Console(highlight=False)
@@ -122,9 +131,7 @@ def _plan(inputs: RewardInputs, plan: RewardPlan) -> None:
             f"the backbone reads {inputs.max_tokens:,} tokens at once: longer conversations are left out, "
             f"though data.max_tokens is {recipe.data.max_tokens:,}"
         )
-    plan.notes += [*pairs.warnings, *ratings.warnings, *chat.problems()]
-    if chat.is_plain:
-        plan.notes.append("the backbone has no chat template; a plain one is used and saved with the model")
+    plan.notes += [*pairs.warnings, *ratings.warnings, *inputs.template_notes()]
     for reason, count in (pairs.summary()["skipped"] | ratings.summary()["skipped"]).items():
         plan.notes.append(f"{count} rows are not used: {reason}")
     shares = {"test": recipe.data.test, "validation": recipe.data.validation}

@@ -17,6 +17,7 @@ from niwaki.reward.forms import (
     read_pair,
     read_ratings,
     scores_disagree,
+    text_columns,
 )
 from niwaki.reward.records import Pair, Rating, read_rows, side_of
 
@@ -93,7 +94,7 @@ class Collected(Generic[Record]):
 
 
 def collect_pairs(sources: Sequence[Source], *, ties: str = "drop") -> Collected[Pair]:
-    """Read preference sources; `ties` as in `forms.read_pair`.
+    """Read preference sources; `ties` as in `forms.read_pair`. Rows with a `domain` are told apart by it.
 
     Raises:
         DataError: a row cannot be read, or most rows of a source contradict their own scores.
@@ -105,7 +106,9 @@ def collect_pairs(sources: Sequence[Source], *, ties: str = "drop") -> Collected
             if source.max_rows is not None and number >= source.max_rows:
                 break
             form = _form(source, row, name, PAIR_FORMS, "preference pairs")
-            pair = read_pair(row, name, form, ties=ties, source=source.label)
+            domain = row.get("domain")
+            label = f"{source.label}, {domain}" if isinstance(domain, str) else source.label
+            pair = read_pair(row, name, form, ties=ties, source=label)
             if isinstance(pair, Skipped):
                 found.skipped.append(pair)
                 continue
@@ -128,11 +131,14 @@ def collect_ratings(sources: Sequence[Source]) -> Collected[Rating]:
     for source in sources:
         before = len(found.records)
         seen: dict[str, tuple[float, float]] = {}
+        texts: dict[str, str] = {}
         for number, (name, row) in enumerate(read_rows(source.source, **source.place)):
             if source.max_rows is not None and number >= source.max_rows:
                 break
             form = _form(source, row, name, RATING_FORMS, "ratings")
             known = SCALES.get(form, {})
+            for column, value in text_columns(row).items():
+                texts.setdefault(column, f"{name}: {column} is {value[:40]!r}")
             for rating in read_ratings(row, name, form, source=source.label):
                 for attribute, value in rating.ratings.items():
                     low, high = source.scale or known.get(attribute) or (value, value)
@@ -145,6 +151,13 @@ def collect_ratings(sources: Sequence[Source]) -> Collected[Rating]:
                     seen[attribute] = (min(earlier[0], low), max(earlier[1], high))
                 named = {source.prefix + a: v for a, v in rating.ratings.items()}
                 found.records.append(Rating(rating.row, rating.prompt, rating.answer, named, source.label))
+        _check_texts(texts, seen)
+        if seen and source.scale is None and not known:
+            ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in seen.items())
+            found.warnings.append(
+                f"{source.label}: no `scale` is given, so a rating outside of it is not noticed; found are "
+                f"{ranges}"
+            )
         for attribute, (low, high) in seen.items():
             if low == high:
                 raise DataError(
@@ -183,6 +196,37 @@ def _form(source: Source, row: dict[str, Any], name: str, known: Sequence[str], 
             "Move the source to the other section, or name its form.",
         )
     return form
+
+
+def check_against_ratings(pairs: Sequence[Pair], ratings: Sequence[Rating], attribute: str) -> None:
+    """Compare pairs with the ratings of the very same answers, where there are any.
+
+    Raises:
+        DataError: of most such pairs the rejected answer is rated higher on `attribute`.
+    """
+    rated = {(r.key, r.answer): r.ratings[attribute] for r in ratings if attribute in r.ratings}
+    contrary, first, num_both = 0, "", 0
+    for pair in pairs:
+        better, worse = rated.get((pair.key, pair.chosen)), rated.get((pair.key, pair.rejected))
+        if better is None or worse is None or better == worse or pair.q == 0.5:
+            continue
+        num_both += 1
+        if better < worse:
+            contrary, first = contrary + 1, first or pair.row
+    if 2 * contrary > num_both:
+        raise DataError(
+            f"In {contrary} of {num_both} pairs whose answers are rated too, first {first}, the rejected "
+            f"answer has the higher {attribute}.",
+            "The columns look swapped: exchange chosen and rejected, or remove these answers' ratings.",
+        )
+
+
+def _check_texts(texts: dict[str, str], seen: dict[str, tuple[float, float]]) -> None:
+    for column, told in texts.items():
+        if column in seen:
+            raise DataError(
+                f"{told}, and a number in other rows.", "Write a number, or null where there is none."
+            )
 
 
 def _check_scores(source: Source, contrary: int, num_read: int, first: str, warnings: list[str]) -> None:

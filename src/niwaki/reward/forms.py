@@ -31,6 +31,7 @@ from niwaki.reward.records import MISSING, Pair, Rating, exchanged
 
 Row = Mapping[str, Any]
 MOST_SPREAD = 2
+MOST_STRENGTH = 3
 _HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 SCALES = {
     "helpsteer": dict.fromkeys(_HELPSTEER, (0.0, 4.0)),
@@ -109,6 +110,11 @@ def read_ratings(row: Row, name: str, form: str, *, source: str = "") -> Iterato
         yield Rating(f"{name}#{number}" if form == "ultrafeedback" else name, prompt, answer, kept, source)
 
 
+def text_columns(row: Row) -> dict[str, str]:
+    """Columns that hold text, which is no rating: a mistake where other rows have a number."""
+    return {k: v for k, v in row.items() if isinstance(v, str) and k not in _NO_OBJECTIVE}
+
+
 def overall_strength(annotations: list[float], *, most_spread: int = MOST_SPREAD) -> int | str:
     """The overall strength of several people's, or why there is none (arXiv 2410.01257, section 3).
 
@@ -148,6 +154,11 @@ def _plain_pair(row: Row, name: str) -> _Read | Skipped:
     for column in ("strength", "preference_strength", "margin"):
         if (value := _number(row.get(column), f"{name}, {column}")) is not None:
             strength = abs(value)
+            if strength > MOST_STRENGTH and column != "margin":
+                raise DataError(
+                    f"{name}: {column} is {value:g}, expected -3 to 3.",
+                    "Bring it to 1, 2 or 3, or call the column margin if it is one.",
+                )
     if q is not None and not 0 <= q <= 1:
         raise DataError(f"{name}: q is {q}, expected a probability.", "Write 0 to 1.")
     better, worse = (_number(row.get(c), f"{name}, {c}") for c in ("score_chosen", "score_rejected"))
@@ -164,7 +175,7 @@ def scores_disagree(row: Row) -> bool:
 
 def _helpsteer2_pair(row: Row, name: str) -> _Read | Skipped:
     strength = _number(row["preference_strength"], f"{name}, preference_strength")
-    if strength is None or not -3 <= strength <= 3:
+    if strength is None or abs(strength) > MOST_STRENGTH:
         raise DataError(
             f"{name}: preference_strength is {row['preference_strength']!r}, expected -3 to 3.",
             "Below 0 response 1 is the better one.",

@@ -235,6 +235,8 @@ def grpo_arguments(*, out: Path, **stated: Any) -> Any:
     """TRL's settings: what the caller states, and what the paper does where TRL's defaults differ."""
     from trl import GRPOConfig
 
+    # TRL sets an option by its old name.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     return GRPOConfig(
         output_dir=str(out / "trl"),
         loss_type="grpo",
@@ -277,8 +279,6 @@ def _trainer(
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
         )
     logging.set_verbosity_error()
-    # TRL sets an option by its old name.
-    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
     trainer = GRPOTrainer(
         model=policy,
         reward_funcs=list(rewards),

@@ -17,7 +17,7 @@ from niwaki.verify import symbolic
 from niwaki.verify.choice import Options, as_options, chosen, gold_label, option_in
 from niwaki.verify.compare import compare
 from niwaki.verify.exact import deadline
-from niwaki.verify.extract import LONGEST_ANSWER_CHARS, box_of, extract
+from niwaki.verify.extract import ANSWER_ABBREVIATED, LONGEST_ANSWER_CHARS, box_of, extract
 from niwaki.verify.formula import symbols
 from niwaki.verify.notation import maths, plain
 from niwaki.verify.read import read
@@ -31,7 +31,7 @@ _LETTER = re.compile(r"\(?[A-J]\)?")
 _ANY_LETTER = re.compile(r"\(?[A-Za-z]\)?")
 _LETTER_AND_TEXT = re.compile(r"\(?[A-J]\)\s+\S.*", re.DOTALL)
 _PRODUCT = re.compile(r"ab|ac|bc|abc|mn|pq|pqr|qr|rs|st|uv|vw|uvw|xy|xz|yz|xyz")
-_WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*[.!?]?")
+_WORDS = re.compile(r"(?:[aA]\s+)?[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*[.!?]?")
 _NAMES_OF_NUMBERS = frozenset({"pi", "infinity"})
 _RANGE_OR_DATE = re.compile(r"\d+(?:\s*[-–—]\s*\d+)+|\d+\s*/\s*\d+\s*/\s*\d+")
 _GLUED = re.compile(r"\d+([A-Za-z]{2,})")
@@ -125,7 +125,8 @@ def _check(
         label = gold_label(wanted, listed) if kind is Type.MC else ""
         found = extract(answer)
         extracted = found.text
-        for text in [found.text] if found.also is None else [found.also, found.text]:
+        for said in [found.text] if found.also is None else [found.also, found.text]:
+            text = said if kind in {Type.MC, Type.EXACT} else ANSWER_ABBREVIATED.sub("", said)
             if kind is Type.MC:
                 reason = _choice(text, label, listed)
             elif kind is Type.EXACT:
@@ -135,7 +136,7 @@ def _check(
             else:
                 reason = _mathematics(text, wanted, tolerance, ends_at, memory_bytes)
             if reason not in RIGHT:
-                if found.also is not None and text is found.also:
+                if said == found.also:
                     reason = Reason.SEVERAL_ANSWERS
                 break
     except UnreadableError as error:
@@ -193,7 +194,7 @@ def _mathematics(text: str, gold: str, tolerance: float, ends_at: float, memory_
         wanted = _read_gold(spelled_gold)
         given = _read(text, lists=isinstance(wanted, Collection))
     except UnsupportedError:
-        if symbolic.asks_for_one_answer(text) and symbolic.asks_for_one_answer(gold):
+        if _is_beyond_us(gold) and all(map(symbolic.asks_for_one_answer, (text, gold))):
             return symbolic.equivalent(text, gold, ends_at=ends_at, memory_bytes=memory_bytes)
         return Reason.UNREADABLE
     return compare(given, wanted, tolerance=tolerance)
@@ -202,6 +203,15 @@ def _mathematics(text: str, gold: str, tolerance: float, ends_at: float, memory_
 @lru_cache(maxsize=4096)
 def _read_gold(spelled: str) -> Reading:
     return read(spelled, lone_word=True)
+
+
+def _is_beyond_us(gold: str) -> bool:
+    """Whether gold itself needs a computer algebra system. An answer that leaves a sum to be done is none."""
+    try:
+        _read_gold(maths(gold))
+    except UnsupportedError:
+        return True
+    return False
 
 
 def _read(text: str, *, lists: bool = False) -> Reading:

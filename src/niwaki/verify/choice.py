@@ -15,8 +15,8 @@ Options = Mapping[str, str]
 
 _LABELLED = re.compile(r"\(?([A-Za-z])[).:]\s+(.+)\Z", re.DOTALL)
 _WORD_BEFORE = re.compile(
-    r"(?:(?:so,?\s+)?I\s+(?:would\s+)?(?:choose|pick|select)\s+)?(?:(?:the|my)\s+)?(?:correct\s+)?"
-    r"(?:(?:option|choice|answer)\s*(?:is\b)?\s*(?::|-\s)?\s*)?(?=[(\[{*]?\s*\w)",
+    r"(?:(?:so,?\s+)?I\s+(?:would\s+)?(?:choose|pick|select|think|believe)\s+)?(?:it(?:\s+is|['’]s)\s+)?"
+    r"(?:(?:the|my)\s+)?(?:correct\s+)?(?:(?:option|choice|answer|letter)\s*(?:is\b)?\s*(?::|-\s)?\s*)?(?=[(\[{*]?\s*\w)",
     re.IGNORECASE,
 )
 _WORDS_AFTER = re.compile(
@@ -132,7 +132,9 @@ def _one_of(text: str, options: Options, same: Callable[[str, str], bool]) -> st
     return alike[0] if len(alike) == 1 else None
 
 
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|bf|rm)\s*\{([^{}]*)\}")
+_WRAPPED = re.compile(
+    r"(?:\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|bf|rm)\s*\{|\{\s*\\(?:bf|rm|it|sf)\s)([^{}]*)\}"
+)
 
 
 def _unwrapped(text: str) -> str:

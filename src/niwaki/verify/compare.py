@@ -7,13 +7,11 @@ nothing.
 
 from __future__ import annotations
 
-from functools import cmp_to_key
+from dataclasses import replace
 from typing import Any
 
 from niwaki.verify.formula import Tree, symbols
 from niwaki.verify.reading import (
-    MINUS_INFINITY,
-    PLUS_INFINITY,
     Collection,
     Quantity,
     Reading,
@@ -21,12 +19,13 @@ from niwaki.verify.reading import (
     Relation,
     as_region,
 )
-from niwaki.verify.units import is_decoration
+from niwaki.verify.region import tidy
+from niwaki.verify.units import Unit, is_decoration
 from niwaki.verify.value import approximately, equal, is_rounding_of
 from niwaki.verify.verdict import RIGHT, Reason, UnreadableError
 
-Interval = tuple[Tree, bool, Tree, bool]
 _PERCENT = (("%", 1),)
+_DEGREES: dict[Unit | None, Unit] = {(("°C", 1),): (("C", 1),), (("°F", 1),): (("F", 1),)}  # 37 C for 37 °C
 _UNORDERED = {"set", "list"}
 
 
@@ -42,17 +41,54 @@ def compare(answer: Reading, gold: Reading, *, tolerance: float = 0.0) -> Reason
         return _regions(answer, gold)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _relations(answer, gold)
+    if isinstance(answer, Collection) and isinstance(gold, Collection):
+        answer, gold = _as_tuples(answer, gold)
     if answer.label and gold.label and answer.label != gold.label:
         return Reason.DIFFERENT
     if isinstance(answer, Quantity) and isinstance(gold, Quantity):
         return _quantities(answer, gold, tolerance)
     if isinstance(answer, Collection) and isinstance(gold, Collection):
         return _collections(answer, gold, tolerance)
+    if any(isinstance(one, Collection) and one.kind == "proportion" for one in (answer, gold)):
+        return _ratio_and_fraction(answer, gold)
     return Reason.KIND_DIFFERS
 
 
+def _as_tuples(answer: Collection, gold: Collection) -> tuple[Collection, Collection]:
+    """Of a tuple and a list, the list as a tuple: "x = 1, y = 2" is (1, 2)."""
+    if answer.kind == "list" and gold.kind == "()" and (ordered := _ordered(answer, gold)):
+        return ordered, replace(gold, label=None)
+    if gold.kind == "list" and answer.kind == "()" and (ordered := _ordered(gold, answer)):
+        return replace(answer, label=None), ordered
+    return answer, gold
+
+
+def _ordered(assignments: Collection, pair: Collection) -> Collection | None:
+    """The values in the order of the names in "(x, y) = ...", or else of letters that follow each other."""
+    values = {item.label: item for item in assignments.items if isinstance(item, Quantity) and item.label}
+    if not len(values) == len(assignments.items) == len(pair.items) or len(values) < 2:
+        return None
+    names = pair.label.strip("()").split(",") if pair.label else sorted(values)
+    follow = all(name == chr(ord(names[0][0]) + place) for place, name in enumerate(names))
+    if set(names) != set(values) or not (pair.label or follow):
+        return None
+    return Collection("()", tuple(replace(values[name], label=None) for name in names))
+
+
+def _ratio_and_fraction(answer: Reading, gold: Reading) -> Reason:
+    """3:2 is 3/2, and neither 1.5 nor, as 42:1, a whole number."""
+    ratio, other = (answer, gold) if isinstance(answer, Collection) else (gold, answer)
+    assert isinstance(ratio, Collection)
+    if not isinstance(other, Quantity) or other.unit or other.tree[0] != "div" or len(ratio.items) != 2:
+        return Reason.KIND_DIFFERS
+    if not all(part[0] == "num" for part in other.tree[1:]):
+        return Reason.KIND_DIFFERS
+    same = equal(("div", *(item.tree for item in ratio.items if isinstance(item, Quantity))), other.tree)
+    return Reason.EQUAL_VALUE if same else Reason.DIFFERENT
+
+
 def _quantities(answer: Quantity, gold: Quantity, tolerance: float) -> Reason:
-    if answer.unit == gold.unit:
+    if answer.unit == gold.unit or (gold.unit in _DEGREES and answer.unit == _DEGREES[gold.unit]):
         return _values(answer, gold, tolerance)
     if _same_formula(answer, gold) or _same_formula(gold, answer):
         return Reason.EQUAL_VALUE
@@ -86,6 +122,8 @@ def _same_formula(one: Quantity, other: Quantity) -> bool:
 def _values(answer: Quantity, gold: Quantity, tolerance: float) -> Reason:
     if answer.tree == gold.tree or equal(answer.tree, gold.tree):
         return Reason.EQUAL_VALUE
+    if any(one.rounded and equal(one.rounded, other.tree) for one, other in ((answer, gold), (gold, answer))):
+        return Reason.EQUAL_VALUE
     if symbols(answer.tree) or symbols(gold.tree):
         return Reason.DIFFERENT
     if is_rounding_of(answer.tree, answer.text, gold.tree) or is_rounding_of(
@@ -103,6 +141,8 @@ def _collections(answer: Collection, gold: Collection, tolerance: float) -> Reas
     unordered = {answer.kind, gold.kind} <= _UNORDERED
     if not unordered and answer.kind != gold.kind:
         return Reason.KIND_DIFFERS
+    if answer.kind == "proportion":
+        return _proportions(answer, gold)
     answers, golds = list(answer.items), list(gold.items)
     if answer.kind == gold.kind == "set":
         answers, golds = _distinct(answers), _distinct(golds)
@@ -117,6 +157,20 @@ def _collections(answer: Collection, gold: Collection, tolerance: float) -> Reas
         else:
             return Reason.DIFFERENT
     return Reason.EQUAL_VALUE
+
+
+def _proportions(answer: Collection, gold: Collection) -> Reason:
+    """4:6 is 2:3: every part of one is the same multiple of that of the other."""
+    given, wanted = (
+        [item.tree for item in one.items if isinstance(item, Quantity)] for one in (answer, gold)
+    )
+    if len(given) != len(wanted):
+        return Reason.DIFFERENT
+    crossed = all(
+        equal(("prod", [one, wanted[0]]), ("prod", [other, given[0]]))
+        for one, other in zip(given, wanted, strict=True)
+    )
+    return Reason.EQUAL_VALUE if crossed else Reason.DIFFERENT
 
 
 def _distinct(items: list[Reading]) -> list[Reading]:
@@ -134,7 +188,7 @@ def _regions(answer: Reading, gold: Reading) -> Reason:
         return Reason.KIND_DIFFERS
     if first.label and second.label and first.label != second.label:
         return Reason.DIFFERENT
-    left, right = _tidy(first.intervals), _tidy(second.intervals)
+    left, right = tidy(first.intervals), tidy(second.intervals)
     if len(left) != len(right):
         return Reason.DIFFERENT
     for one, other in zip(left, right, strict=True):
@@ -143,57 +197,6 @@ def _regions(answer: Reading, gold: Reading) -> Reason:
         if not (equal(one[0], other[0]) and equal(one[2], other[2])):
             return Reason.DIFFERENT
     return Reason.EQUAL_VALUE
-
-
-def _tidy(intervals: tuple[Interval, ...]) -> list[Interval]:
-    """The same region in order, without overlaps; ends that contain symbols are left as they stand."""
-    for low, low_in, high, high_in in intervals:
-        if (
-            low in (PLUS_INFINITY,)
-            or high in (MINUS_INFINITY,)
-            or (low == MINUS_INFINITY and low_in)
-            or (high == PLUS_INFINITY and high_in)
-        ):
-            raise UnreadableError
-    ends = [
-        end for part in intervals for end in (part[0], part[2]) if end not in (PLUS_INFINITY, MINUS_INFINITY)
-    ]
-    if any(symbols(end) for end in ends):
-        return list(intervals)
-    for low, low_in, high, high_in in intervals:
-        order = _order(low, high)
-        if order > 0 or (order == 0 and not (low_in and high_in)):
-            raise UnreadableError
-    ordered = sorted(intervals, key=cmp_to_key(_from_left))
-    merged = [ordered[0]]
-    for low, low_in, high, high_in in ordered[1:]:
-        last = merged[-1]
-        meeting = _order(last[2], low)
-        if meeting > 0 or (meeting == 0 and (last[3] or low_in)):
-            order = _order(last[2], high)
-            if order < 0:
-                merged[-1] = (last[0], last[1], high, high_in)
-            else:
-                merged[-1] = (last[0], last[1], last[2], last[3] or (order == 0 and high_in))
-        else:
-            merged.append((low, low_in, high, high_in))
-    return merged
-
-
-def _from_left(a: Interval, b: Interval) -> int:
-    return _order(a[0], b[0]) or int(b[1]) - int(a[1])
-
-
-def _order(a: Tree, b: Tree) -> int:
-    if a == b:
-        return 0
-    if a == MINUS_INFINITY or b == PLUS_INFINITY:
-        return -1
-    if a == PLUS_INFINITY or b == MINUS_INFINITY:
-        return 1
-    if equal(a, b):
-        return 0
-    return -1 if approximately(a) < approximately(b) else 1
 
 
 def _relations(answer: Reading, gold: Reading) -> Reason:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from niwaki.verify.notation import plain
+from niwaki.verify.units import read_unit
 from niwaki.verify.verdict import Reason, UnreadableError
 
 LONGEST_COMPLETION_CHARS = 2_000_000
@@ -32,6 +33,17 @@ _OR_BEFORE = re.compile(
 )
 _OR_AFTER = re.compile(r"(?:\$|\\\)|\\\]|\*|[\s,.)])*(?:or|\\text\s*\{\s*or)\b", re.IGNORECASE)
 _SIGN_AFTER = re.compile(r"\s*(\\%|%|\^\s*\{?\s*\\circ\s*\}?|°)")
+_PART_OF_MORE_BEFORE = re.compile(
+    r"(?:\d|[/^+]\s*|\\(?:times|cdot|div)\s*|\^\s*\{|\\(?:sqrt|[dt]?frac|sin|cos|tan|ln|log)[^\\$]{0,20}\{)\Z"
+)
+_PART_OF_MORE_AFTER = re.compile(
+    r"\.?\d|\{|\s*(?:[/^]|\+\s*[\dA-Za-z\\]|-\s*\d|\\(?:times|cdot|div|pm|frac|sqrt|pi)(?![A-Za-z]))"
+)
+_UNIT_AFTER = re.compile(
+    r"(?:\s|~|\\[,;! ]|\$|\\\))*"
+    r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{\s*([^{}]{1,30})\}((?:\s?\^\s?\{?-?\d\}?)?)"
+    r"|([A-Za-zΩµμ]{1,12}(?:\s?/\s?[A-Za-z]{1,8})?(?:\s?\^\s?\{?-?\d\}?)?)[\s$.\\)\]]*\Z)"
+)
 _RETRACTION = re.compile(
     r"\b(?:wait|actually|incorrect|wrong|mistaken?|scratch that|correction|retract|disregard"
     r"|ignore (?:that|this)|second thoughts?|not (?:right|correct|sure|the answer))\b",
@@ -47,8 +59,15 @@ _NEGATION_IN_CLAUSE = re.compile(
     r"\b(?:not|never|wrong|incorrect|isnt|if|unless|whether|opposite|doubt)\b|n['’]t\b", re.IGNORECASE
 )
 _LEAD_IN = re.compile(
-    r"(?:so|thus|therefore|hence|then|finally|we (?:get|have|find)|∴)\b[,:]?\s*", re.IGNORECASE
+    r"(?:(?:so|thus|therefore|hence|then|finally|we (?:get|have|find)|∴|exactly)\b[,:]?\s*"
+    r"|(?:I (?:think|believe) (?:that )?)?it(?: is|['’]s)\s+"
+    r"|(?:the |my )?(?:final )?(?:result|solution|value)\s*(?:is|equals|=|:)\s*|#{1,6}\s+)+",
+    re.IGNORECASE,
 )
+_CONFIRMED = re.compile(r"(?:correct|right|confirmed|verified|valid)\b", re.IGNORECASE)
+ANSWER_ABBREVIATED = re.compile(r"\A(?:A|Ans)\s?[:.]\s+", re.IGNORECASE)  # the end of GSM8K's model solutions
+_HEADING = re.compile(r"[\W_]*(?:the\s+)?(?:final\s+)?(?:answer|result|solution)[\W_]*", re.IGNORECASE)
+_FENCED = re.compile(r"\A```\w*\n([^`]*?)\n?```\Z")
 _ANSWER_FIRST = re.compile(r"\s{1,3}is (?:the|my) (?:final |right |correct )?answer\.?\Z", re.IGNORECASE)
 _HOPE = re.compile(r"\s{0,3}I hope it is correct\.?\Z")  # closes the four-shot prompt of Minerva
 _DISPLAY = re.compile(r"\$\$\s*([^$]*?)\s*\$\$|\\\[\s*([^\[\]]*?)\s*\\\]")
@@ -120,17 +139,35 @@ def _tagged_or_boxed(text: str) -> Extracted | None:
     before, after = text[max(0, start - 80) : start], text[end : end + _TAIL_CHARS]
     if _NEGATION_BEFORE.search(before):
         raise UnreadableError(Reason.NEGATED)
-    if _OR_BEFORE.search(before) or _OR_AFTER.match(after):
+    other = _or_before(text[:start]) if _OR_BEFORE.search(before) else None
+    if _OR_AFTER.match(after):
         raise UnreadableError(Reason.SEVERAL_ANSWERS)
     if _RETRACTION.search(after):
         raise UnreadableError(Reason.RETRACTED)
     answer = text[inner:inner_end].strip()
     if answer and (sign := _SIGN_AFTER.match(after)):
         answer += sign[1]
+    elif _PART_OF_MORE_BEFORE.search(before) or _PART_OF_MORE_AFTER.match(after):
+        raise UnreadableError  # 2\\boxed{7} states no 7
+    elif answer[-1:].isdigit() and (unit := _UNIT_AFTER.match(after)) and read_unit(name := _unit_of(unit)):
+        answer += f" {name}"
     if answer and before.endswith(("-", "−")) and not before.endswith("--"):
         answer = f"-({answer})"
     said = _marked(plain(answer)) if answer.startswith("\\text") else None
-    return Extracted(said or answer, also=_marked(after.replace("</answer>", "")) if answer else None)
+    also = _marked(after.replace("</answer>", "")) if answer else None
+    return Extracted(said or answer, also=other if not also or _CONFIRMED.match(also) else also)
+
+
+def _or_before(text: str) -> str:
+    """What stands in the box before the "or" that ends `text`: 3.5 or 7/2 may be one value in two forms."""
+    box = _last_box(text)
+    if box is None or not re.fullmatch(r"[\s,$.\\()\]]*or[\s$\\(\[]*", text[box[3] :]):
+        raise UnreadableError(Reason.SEVERAL_ANSWERS)
+    return text[box[1] : box[2]].strip()
+
+
+def _unit_of(match: re.Match[str]) -> str:
+    return (match[1] + match[2] if match[1] else match[3]).strip()
 
 
 def _last_box(text: str) -> tuple[int, int, int, int] | None:
@@ -200,11 +237,14 @@ def _marked(text: str) -> str | None:
 def _last_line(text: str) -> str:
     if "\\begin" in text:
         return text
+    text = _FENCED.sub(r"\1", text)
     lines = [line for line in _one_line_displays(text).splitlines() if line.strip()]
-    if len(lines) > 1 and len(re.findall(r"[^\W\d_]{2,}", lines[-2][:1_000])) < 3:
-        raise UnreadableError(
-            Reason.SEVERAL_ANSWERS
-        )  # a bare list of lines, and not working with an answer below it
+    introduced = len(lines) > 1 and (
+        ANSWER_ABBREVIATED.match(lines[-1].strip()) or _HEADING.fullmatch(lines[-2][:100])
+    )
+    if len(lines) > 1 and not introduced and len(re.findall(r"[^\W\d_]{2,}", lines[-2][:1_000])) < 3:
+        # a bare list of lines, and not working with an answer below it
+        raise UnreadableError(Reason.SEVERAL_ANSWERS)
     last = lines[-1].strip()
     if len(last) <= LONGEST_ANSWER_CHARS and (match := _ANSWER_FIRST.search(last)):
         last = last[: match.start()]

@@ -35,7 +35,8 @@ _SIGNS = {
     "⁄": "/", "∕": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∛": r"\cbrt ", "≤": r"\le ",
     "⩽": r"\le ",
     "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ",
-    "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "∨": r"\lor ", "∧": r"\land ",
+    "∓": r"\mp ", "∅": r"\emptyset ", "∶": ":",
+    "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "∨": r"\lor ", "∧": r"\land ",
     "≈": r"\approx ", "≡": r"\equiv ", "⟨": r"\langle ", "⟩": r"\rangle ", "∫": r"\int ", "∑": r"\sum ",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ",
     "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "ρ": r"\rho ", "τ": r"\tau ", "ε": r"\epsilon ",
@@ -57,8 +58,11 @@ _LAYOUT = re.compile(
     r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\s*\.?(?=[^A-Za-z]|\Z)"
 )
 _MICRO = re.compile(r"(?<=\d)( ?)\\mu\s*(?=[msgLFA](?![A-Za-z]))")
+_OHM = re.compile(r"(?<=\d)\s*([kM]?)\s*\\Omega\s*\Z")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s?\^)")
-_DOTTED = re.compile(r"(\d*\.\d*)\\dot\s*\{?\s*(\d)\s*\}?|(\d+\.)\((\d+)\)")
+_DOTTED = re.compile(r"(\d*\.\d*)\\(?:dot\s*\{?\s*(\d)\s*\}?|bar\s*\{?\s*(\d{1,40})\s*\}?)|(\d+\.)\((\d+)\)")
+_SMALL_FRACTION = re.compile(r"(?<![\w)}])\^\{(\d+)\}[⁄∕/]_\{(\d+)\}")
+_ABOUT = re.compile(r"\A\s*~\s*(?=[\d.$\\-])")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 
 
@@ -74,7 +78,7 @@ def plain(text: str) -> str:
 
 def maths(text: str) -> str:
     """`plain(text)` in the one spelling that the formula reader knows."""
-    text = _spelled(_dollars(_fold_unicode(text)))
+    text = _spelled(_dollars(_ABOUT.sub(r"\\approx ", _fold_unicode(text))))
     previous = None
     while text != previous:
         previous = text
@@ -97,7 +101,7 @@ def _fold_unicode(text: str) -> str:
             out.append(f"\\frac{{{above}}}{{{below}}}")
         else:
             out.append(r"\mathbb{R}" if character == "ℝ" else character)
-    joined = "".join(out).replace("}^{", "").replace("}_{", "")
+    joined = _SMALL_FRACTION.sub(r"\\frac{\1}{\2}", "".join(out).replace("}^{", "").replace("}_{", ""))
     return unicodedata.normalize("NFKC", joined).translate(_QUOTES)
 
 
@@ -153,12 +157,12 @@ def _spelled(text: str) -> str:
     text = re.sub(r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty ", text)
     text = _without_text_commands(_COMMAND.sub(_one_name, text))
     text = _TIMES_TEN.sub(r" \\times ", text.replace("**", "^") if _is_power(text) else text)
-    return _MICRO.sub(r"\1μ", text)
+    return _OHM.sub(r" \1Ω", _MICRO.sub(r"\1μ", text))
 
 
 def _repeating(match: re.Match[str]) -> str:
     """0.1\\dot{6} and 0.(6) in the one spelling. 0.5(3) stays: it may be a product."""
-    return rf"{match[1] or match[3]}\overline{{{match[2] or match[4]}}}"
+    return rf"{match[1] or match[4]}\overline{{{match[2] or match[3] or match[5]}}}"
 
 
 def _one_name(match: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ from niwaki.verify.verdict import UnreadableError
 _CURRENCY = re.compile(
     r"([-+]?)\s*(?:(?:US|USD)?\s*\\?\$|(€|£|¥|₹)|(USD|EUR|GBP|JPY|INR)(?=[\s\d]))\s*(?=[\d.\\])"
 )
+_DOLLARS_BEHIND = re.compile(r"([-+]?[\d.,]+)\s?\\\$")
 _CODES = {"€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR"}
 _ANGLE = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _UNIT_FRACTION = re.compile(r"(?<=\d) ?\\frac \{([^{}\d]{1,20})\} ?\{([^{}\d]{1,20}(?:\^\s?\d)?)\}\Z")
@@ -48,7 +49,9 @@ def read_quantity(text: str, *, lone_word: bool = False) -> Quantity:
 
 
 def _currency(text: str) -> tuple[Unit | None, str]:
-    """The currency in front of a number, and the rest of the text."""
+    """The currency in front of a number, or the dollar sign behind it, and the rest of the text."""
+    if behind := _DOLLARS_BEHIND.fullmatch(text):
+        return (("USD", 1),), behind[1]
     match = _CURRENCY.match(text)
     if match is None:
         return None, text

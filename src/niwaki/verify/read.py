@@ -18,7 +18,9 @@ from niwaki.verify.reading import (
     Relation,
     as_region,
 )
+from niwaki.verify.region import complement, of_absolute
 from niwaki.verify.split import closed_pair, outside, split_outside
+from niwaki.verify.tokens import FUNCTIONS
 from niwaki.verify.value import approximately, equal
 from niwaki.verify.verdict import Reason, UnreadableError
 
@@ -30,10 +32,14 @@ _AND = re.compile(r"(?:\band\b|\\land(?![A-Za-z]))")
 _LABEL = re.compile(
     r"(?:\\?[A-Za-z]+(?:\s?_\s?(?:\{[^{}]{1,20}\}|\w))?'{0,3}(?:\s?\([^()=<>]{1,20}\))?|\(\s?[A-Za-z](?:\s?,\s?[A-Za-z]){1,3}\s?\))"
 )
-_RATIO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(?::|\bto\b)\s*(\d{1,9}(?:\.\d{1,9})?)")
+_RATIO = re.compile(r"\d{1,9}(?:\.\d{1,9})?(?:\s*(?::|\bto\b)\s*\d{1,9}(?:\.\d{1,9})?){1,4}")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])")
-_CLOCK = re.compile(r"\d{1,2}:\d{2}")
+_CLOCK = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 _REALS = re.compile(r"\\mathbb\s?\{\s?R\s?\}|all real numbers|all reals", re.IGNORECASE)
+_REALS_BUT = re.compile(
+    rf"(?:{_REALS.pattern})\s*,?\s*(?:except|but not|other than|excluding)\s+(?:for\s+)?(?:[a-z]\s*=\s*)?",
+    re.IGNORECASE,
+)
 _BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\s?\{\s?R\s?\}\s*)?[|:]([^{}]+)\\?\}\Z")
 _MATRIX = re.compile(r"\\begin\s?\{[pbB]?matrix\}(.*)\\end\s?\{[pbB]?matrix\}")
 _BASE = re.compile(r"([0-9A-F]+)\s?_\s?\{?\s?(\d{1,2}|\w{3,12})\s?\}?")
@@ -58,8 +64,10 @@ def read(text: str, *, lists: bool = False, lone_word: bool = False) -> Reading:
         return Collection("matrix", tuple(Collection("()", _items(row.split("&"))) for row in rows))
     if _REALS.fullmatch(text):
         return Region(((MINUS_INFINITY, False, PLUS_INFINITY, False),))
+    if but := _REALS_BUT.match(text):
+        return _reals_without("\\mathbb{R}", text[but.end() :])
     if len(parts := split_outside(text, r"\\setminus(?![A-Za-z])")) == 2:
-        return _without_points(parts[0], parts[1])
+        return _reals_without(parts[0], parts[1])
     if len(parts := split_outside(text, _AND.pattern)) > 1 and any(
         outside(part, _RELATION.pattern) for part in parts
     ):
@@ -164,8 +172,10 @@ def _related(text: str, signs: list[tuple[int, int, str]], lists: bool) -> Readi
         return replace(inner, label=_label(parts[0])) if not isinstance(inner, Relation) else inner
     if set(names) == {"="}:
         return _equation(parts, lists)
+    if names == ["\\approx"]:
+        return _rounded(*parts)
     if names == ["\\ne"] and (label := _label(parts[0])):
-        return replace(_without_points("\\mathbb{R}", parts[1]), label=label)
+        return replace(_reals_without("\\mathbb{R}", parts[1]), label=label)
     if len(names) == 1 and names[0] in _FLIPPED:
         return _inequality(names[0], parts)
     if len(names) == 2 and (names[0][-2:], names[1][-2:]) in _CHAINS and (label := _label(parts[1])):
@@ -190,6 +200,9 @@ _CHAINS = {
 
 def _inequality(sign: str, parts: list[str]) -> Reading:
     left, right = parse(parts[0], lone_word=True), parse(parts[1], lone_word=True)
+    for one, other, way in ((left, right, sign), (right, left, _FLIPPED[sign])):
+        if one[:2] == ("fn", "abs") and (region := of_absolute(way, one[2][0], other)):
+            return region
     if left[0] == "sym" and left[1] not in symbols(right):
         bound, name = right, left[1]
     elif right[0] == "sym" and right[1] not in symbols(left):
@@ -221,6 +234,17 @@ def _equation(parts: list[str], lists: bool) -> Reading:
     return Relation("=", parse(parts[0], lone_word=True), parse(parts[1], lone_word=True))
 
 
+def _rounded(exact: str, decimal: str) -> Reading:
+    """ "1/3 ≈ 0.33": a value and its rounding, which has to be one."""
+    value, rounding = read_quantity(exact), read_quantity(decimal)
+    places = len(decimal.partition(".")[2])
+    if rounding.unit != value.unit or not re.fullmatch(r"-?\d+\.\d+", rounding.text.strip()):
+        raise UnreadableError
+    if abs(approximately(value.tree) - approximately(rounding.tree)) * 2 * 10**places > 1:
+        raise UnreadableError
+    return replace(value, rounded=rounding.tree)
+
+
 def _same_value(one: Reading, other: Reading) -> bool:
     return isinstance(one, Quantity) and isinstance(other, Quantity) and equal(one.tree, other.tree)
 
@@ -228,6 +252,8 @@ def _same_value(one: Reading, other: Reading) -> bool:
 def _label(text: str) -> str | None:
     text = text.strip()
     if not _LABEL.fullmatch(text) or text in {"e", "i", "\\pi", "pi"} or text.startswith("\\in"):
+        return None
+    if re.split(r"[^A-Za-z]", text.lstrip("\\"))[0] in FUNCTIONS:  # sin(0) = 0
         return None
     return re.sub(r"[\s{}]", "", text)
 
@@ -252,9 +278,9 @@ def _one(text: str, lists: bool, lone_word: bool = False) -> Reading:
         if len(parts) == 2 and {left, right} <= set("()[]"):
             return Region(((_endpoint(parts[0]), left == "[", _endpoint(parts[1]), right == "]"),))
     if base := _BASE.fullmatch(text):
-        return Collection("ratio", tuple(Quantity(("sym", part), part) for part in base.groups()))
-    if ratio := _RATIO.fullmatch(text):
-        return _ratio(text, ratio[1], ratio[2])
+        return Collection("parts", tuple(Quantity(("sym", part), part) for part in base.groups()))
+    if _RATIO.fullmatch(text):
+        return _ratio(text)
     return read_quantity(text, lone_word=lone_word)
 
 
@@ -268,13 +294,14 @@ def _items(parts: list[str]) -> tuple[Reading, ...]:
     return tuple(items)
 
 
-def _ratio(text: str, left: str, right: str) -> Reading:
-    first, second = (Quantity(("num", Fraction(part)), part) for part in (left, right))
+def _ratio(text: str) -> Reading:
+    parts = re.findall(r"[\d.]+", text)
+    numbers = tuple(Quantity(("num", Fraction(part)), part) for part in parts)
     if _CLOCK.fullmatch(text):  # 3:30 may be a time, and is only itself
-        return Collection("ratio", (first, second))
-    if second.tree[1] == 0:
+        return Collection("parts", numbers)
+    if any(number.tree[1] == 0 for number in numbers):
         raise UnreadableError
-    return Quantity(("div", first.tree, second.tree), text)
+    return Collection("proportion", numbers)
 
 
 def _plus_minus(text: str) -> tuple[str, str] | None:
@@ -291,24 +318,12 @@ def _endpoint(text: str) -> Tree:
     return parse(text.removeprefix("+"), lone_word=True)
 
 
-def _without_points(whole: str, points: str) -> Region:
-    base = as_region(read(whole))
-    removed = read(points, lists=True)
-    trees = (
-        [item.tree for item in removed.items if isinstance(item, Quantity)]
-        if isinstance(removed, Collection)
-        else ([removed.tree] if isinstance(removed, Quantity) else [])
-    )
-    if (
-        len(base.intervals) != 1
-        or not trees
-        or (isinstance(removed, Collection) and len(trees) != len(removed.items))
-    ):
+def _reals_without(whole: str, points: str) -> Region:
+    base, removed = as_region(read(whole)), read(points, lists=True)
+    if [part[::2] for part in base.intervals] != [(MINUS_INFINITY, PLUS_INFINITY)]:
         raise UnreadableError
-    if len(trees) > 1:
-        trees = sorted(trees, key=approximately)
-    low, _, high, _ = base.intervals[0]
-    if (low, high) != (MINUS_INFINITY, PLUS_INFINITY):
-        raise UnreadableError
-    edges = [low, *trees, high]
-    return Region(tuple((edges[index], False, edges[index + 1], False) for index in range(len(edges) - 1)))
+    if isinstance(removed, Quantity):
+        removed = Collection("set", (removed,))
+    elif isinstance(removed, Collection) and removed.kind == "list":
+        removed = replace(removed, kind="set")
+    return Region(complement(as_region(removed).intervals))

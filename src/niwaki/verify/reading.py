@@ -22,11 +22,15 @@ class Quantity:
     label: str | None = None
     glued: bool = False  # the unit is one letter that touches the number, and might be a symbol
     formula: Tree | None = None  # where a unit was read: the text with its letters as symbols
+    rounded: Tree | None = None  # where "1/3 ≈ 0.33" says both: the rounded value
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Several readings. Kinds: `set` and `list` have no order; `()`, `[]` and `ratio` have one."""
+    """Several readings. Kinds: `set` and `list` have no order; all others have one.
+
+    `()` and `[]` are tuples, `proportion` is 2:3, and `parts` is what equals itself only: 3:30, 1010_2.
+    """
 
     kind: str
     items: tuple[Reading, ...]

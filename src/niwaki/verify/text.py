@@ -74,7 +74,8 @@ def normal(text: str) -> str:
     text = text.replace("&", " and ")
     text = re.sub(r"(?<=[^\W\d_])[-‐‑–](?=[^\W\d_])", " ", text)
     text = _ACRONYM.sub(lambda match: match[0].replace(".", ""), text)
-    text = re.sub(r"[\s,;:.!?\"]+(?=\s|\Z)|\A[\s\"]+", "", text)
+    text = re.sub(r"(?<=\d)\s*([ap])\.?m\b\.?", r" \1m", text)
+    text = re.sub(r"[\s,;:.!\"]+(?=\s|\Z)|\A[\s\"]+", "", text)
     text = re.sub(r"(\d),(?=\d{3}(?!\d))", r"\1", text)
     text = re.sub(r"(?<=\d)\s*[-‐‑–—−]\s*(?=\d)", "-", text)
     words = text.split()
@@ -88,7 +89,9 @@ def number_of_words(text: str) -> int | None:
     words = text.casefold().replace("-", " ").split()
     total = current = 0
     last = "start"
-    for word in words if 0 < len(words) <= 8 else ["-"]:
+    for place, word in enumerate(words if 0 < len(words) <= 8 else ["-"]):
+        if word == "and" and last == "scale" and place + 1 < len(words):
+            continue
         if word in _UNITS and last in {"start", "scale", *(("tens",) if 0 < _UNITS.index(word) < 10 else ())}:
             current, last = current + _UNITS.index(word), "unit"
         elif word in _TENS and last in {"start", "scale"}:
@@ -107,11 +110,15 @@ def number_of_words(text: str) -> int | None:
 def digits_for_words(text: str) -> str:
     """`text` with a number in words at its start in digits: "minus five dollars" is "-5 dollars"."""
     words = text.split()
+    if len(words) == 1 and words[0].casefold().rpartition("-")[2] in _FRACTIONS:
+        words = words[0].split("-")
     sign = "-" if len(words) > 1 and words[0].casefold() in {"minus", "negative"} else ""
     words = words[1:] if sign else words
+    if [word.casefold() for word in words] == ["half"]:
+        return f"{sign}1/2"
     if len(words) == 2 and words[1].casefold() in _FRACTIONS:
         above = number_of_words({"a": "one"}.get(words[0].casefold(), words[0]))
-        if above is not None:
+        if above is not None and above < 20:  # twenty-fifth is no 20/5
             return f"{sign}{above}/{_FRACTIONS[words[1].casefold()]}"
     for end in range(min(len(words), 8), 0, -1):
         if words[0][:1].isalpha() and (number := number_of_words(" ".join(words[:end]))) is not None:

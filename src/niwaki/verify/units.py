@@ -44,6 +44,7 @@ _NOT_THINGS_TABLE = """
     upwards towards nevertheless regardless minuses pluses bases ones twos threes fours fives sixes sevens
     eights nines zeros dozens grosses fifths sixths percents
 """
+_PLURALS = frozenset(["people", "children", "men", "women", "mice", "geese", "teeth", "fish", "sheep"])
 _NOT_THINGS = frozenset(_NOT_THINGS_TABLE.split())
 MONEY = frozenset({"USD", "EUR", "GBP", "INR", "JPY"})
 # May be left out of an answer though the gold answer has them: they decorate a number whose meaning is clear.
@@ -145,7 +146,8 @@ def _thing(text: str) -> Unit | None:
     if not 1 <= len(words) <= 2 or not all(word.isascii() and word.isalpha() for word in words):
         return None
     noun = words[-1].lower()
-    if not noun.endswith("s") or noun.endswith(("ss", "ths", "rds", "ous")) or len(noun) < 4:
+    plural = noun.endswith("s") and not noun.endswith(("ss", "ths", "rds", "ous")) and len(noun) >= 4
+    if not plural and noun not in _PLURALS:
         return None
     if any(word.lower() in _NOT_THINGS for word in words) or (
         len(words) == 2 and not _is_adjective(words[0])

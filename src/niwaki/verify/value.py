@@ -192,7 +192,7 @@ class _Numeric:
                 raise UndefinedError
             return self.value(tree[1]) / below
         if kind == "pow":
-            return self._power(self.value(tree[1]), self.value(tree[2]))
+            return self._real_power(self.value(tree[1]), tree[2])
         if kind == "root":
             base, degree = self.value(tree[1]), self.value(tree[2])
             if degree == 0:
@@ -201,6 +201,18 @@ class _Numeric:
                 return -self._power(-base, 1 / degree)
             return self._power(base, 1 / degree)
         return self._function(tree)
+
+    def _real_power(self, base: Any, exponent: Tree) -> Any:
+        """A power; of a negative number to p/q with an odd q the real one, as of the q-th root."""
+        if not isinstance(base, self.context.mpc) and base < 0:
+            try:
+                exact = Exact(self.point).value(exponent)
+            except InexactError:
+                exact = Fraction(1)
+            if exact.denominator > 1 and exact.denominator % 2:
+                size = self._power(-base, self.value(exponent))
+                return -size if exact.numerator % 2 else size
+        return self._power(base, self.value(exponent))
 
     def _power(self, base: Any, exponent: Any) -> Any:
         context = self.context
