@@ -49,7 +49,8 @@ STUDENT = "student"
 class Dense:
     """A dense model, its text, and how long masks of it are trained.
 
-    `domains` are other texts, name -> source, for masks of their own.
+    `domains` are other texts, name -> source, for masks of their own. `tokenizer` is the model whose
+    tokenizer reads the text, where it does not lie beside this one.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Dense:
     precision: str
     calibration_rows: int
     domains: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str = ""
 
 
 MODELS = {
@@ -128,7 +130,7 @@ class Bench:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return load_tokenizer(self.folder)
+        return load_tokenizer(local_folder(self.dense.tokenizer or self.dense.model))
 
     def corpus(self, domain: str = "") -> Corpus:
         """The model's own text, or that of a domain, split."""

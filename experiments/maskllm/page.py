@@ -316,6 +316,9 @@ def main() -> None:
         "",
         *verdicts,
         "",
+        "The dense model was trained on simple stories alone, so on these texts it is worse than its own "
+        "masks: to choose among weights is to train.",
+        "",
     ]
     text += [
         "## D6. kappa",

@@ -19,7 +19,10 @@ def main() -> None:
     parser.add_argument("--students", required=True, help="model folder, with {seed} in it")
     students = parser.parse_args().students
     for seed in SEEDS:
-        bench = Bench(replace(MODELS["sapling"], name=STUDENT, model=students.format(seed=seed)))
+        student = replace(
+            MODELS["sapling"], name=STUDENT, model=students.format(seed=seed), tokenizer="sapling"
+        )
+        bench = Bench(student)
         for arm, settings in (ONE_SHOT | LONG_DISTILLED).items():
             run_arm(bench, arm, seed, settings)
 

@@ -28,6 +28,9 @@ from niwaki.masks.patterns import Pattern
 from niwaki.masks.tensors import owner
 
 _SMALLEST = torch.finfo(torch.float32).tiny
+# A candidate this far behind the best has a share of 1e-13. When samples are sharp most would be far lower
+# still, and with the denormal numbers of their gradients and moments processors are ten times slower.
+_LEAST_SCORE = -30.0
 
 
 @dataclass
@@ -53,7 +56,9 @@ class _SoftlyMasked(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         noise_CG = torch.empty_like(logits_CG, dtype=torch.float32).uniform_()
         noise_CG.clamp_(min=_SMALLEST).log_().neg_().clamp_(min=_SMALLEST).log_().neg_()
-        y_CG = torch.softmax(noise_CG.add_(logits_CG, alpha=kappa).div_(tau), 0)
+        scores_CG = noise_CG.add_(logits_CG, alpha=kappa).div_(tau)
+        scores_CG.sub_(scores_CG.amax(0)).clamp_(min=_LEAST_SCORE)
+        y_CG = torch.softmax(scores_CG, 0)
         ctx.slope, ctx.dtype = kappa / tau, logits_CG.dtype
         used_CG = torch.zeros_like(y_CG).scatter_(0, y_CG.argmax(0, keepdim=True), 1.0) if hard else y_CG
         mask = (candidates_CM.T @ used_CG).T.reshape(weight.shape)

@@ -174,7 +174,7 @@ def _problems(recipe: ReasonRecipe) -> Iterator[NiwakiError]:
                 "rl.generate_with is vllm, and there is no GPU here.", "Write generate_with: transformers."
             )
         elif find_spec("vllm") is None:
-            yield RecipeError("vllm is not installed.", "pip install 'niwaki[vllm]'")
+            yield RecipeError("vllm is not installed.", "pip install 'niwaki[gpu]'")
     for mixed in recipe.reward.models:
         yield from _raised(partial(check_reward_model, mixed.model))
     if recipe.warm_up is not None:

@@ -95,7 +95,7 @@ class Rl(Section):
         None, description="a section {rank, alpha, dropout, targets}; null: all weights"
     )
     generate_with: Literal["transformers", "vllm"] = Field(
-        "transformers", description="vllm needs a GPU and pip install niwaki[vllm]"
+        "transformers", description="vllm needs a GPU and pip install niwaki[gpu]"
     )
     vllm_memory: Number = Field(0.3, gt=0, lt=1, description="vLLM's share of the GPU's memory")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
