@@ -34,11 +34,11 @@ from niwaki.recipe.kinds import load_recipe
 ROW_TOKENS, NUM_STEPS, EFFICIENCY = 256, 3, 0.4
 # name: hidden, layers, vocabulary, rows at a time, activations kept or not, processes, sharded
 SMALL = {
-    "6M": (256, 4, 8192, 4, False, 1, False),
-    "17M": (384, 6, 16384, 4, False, 1, False),
-    "17M, checkpointing": (384, 6, 16384, 4, True, 1, False),
-    "17M, 2 processes, DDP": (384, 6, 16384, 2, False, 2, False),
-    "17M, 2 processes, FSDP2": (384, 6, 16384, 2, False, 2, True),
+    "7M": (256, 4, 8192, 4, False, 1, False),
+    "23M": (384, 6, 16384, 4, False, 1, False),
+    "23M, checkpointing": (384, 6, 16384, 4, True, 1, False),
+    "23M, 2 processes, DDP": (384, 6, 16384, 2, False, 2, False),
+    "23M, 2 processes, FSDP2": (384, 6, 16384, 2, False, 2, True),
 }
 RECIPES = Path(__file__).parents[2] / "recipes"
 HEADS_128 = {"head_dim": 128, "num_key_value_heads": 8}

@@ -124,7 +124,7 @@ def stage_costs(
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
     once = teacher.forward_flops(length)
-    taught = distill_flops(tutor, student, length) - (tutor_once if work.has_cache else 0)
+    taught = _taught_flops(tutor, student, work)
     training_bytes = _training_bytes(student, work, bytes_per_activation)
     training_bytes += 0 if work.has_cache else tutor_bytes
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
@@ -145,9 +145,6 @@ def stage_costs(
     scoring = whole_scoring / work.num_processes
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length)) / work.num_processes
     measured = work.evaluate_tokens * student.forward_flops(length) / work.num_processes
-    if work.checkpointing:
-        taught += student.forward_flops(length)
-    taught /= work.num_processes
     correct = StageCost(
         "correct",
         flops=(4 if work.checkpointing else 3) * work.correct_tokens * once / work.num_processes,
@@ -212,6 +209,15 @@ def distill_flops(teacher: Shape, student: Shape, sequence_length_tokens: int) -
     """FLOPs of one distilled token: the teacher forward, the student forward and backward."""
     length = sequence_length_tokens
     return teacher.forward_flops(length) + 3 * student.forward_flops(length)
+
+
+def _taught_flops(tutor: Shape, student: Shape, work: Work) -> float:
+    """FLOPs of one distilled token for one of the processes that share a step."""
+    length = work.sequence_length_tokens
+    flops = distill_flops(tutor, student, length)
+    flops -= tutor.forward_flops(length) if work.has_cache else 0
+    flops += student.forward_flops(length) if work.checkpointing else 0
+    return flops / work.num_processes
 
 
 def scratch_flops(shape: Shape, num_tokens: int, sequence_length_tokens: int) -> float:
