@@ -232,7 +232,7 @@ def objectives(found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"\nCross-validated R² of the heads: {', '.join(f'{n} {v:.2f}' for n, v in r2.items())}.\n"
         "\n![Correlation of each objective with length, and gates by "
-        "domain](../images/reward/objectives.png)\n"
+        "domain](../images/reward/objectives.png)\n\nBars are standard deviations over seeds.\n"
     )
     yield "```bash\npython experiments/reward/objectives.py\n```\n"
 

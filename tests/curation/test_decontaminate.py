@@ -71,6 +71,15 @@ def test_shared_text_of_items_is_no_evidence():
     assert benchmarks.num_items == {"long": 1, "rules": 2, "short": 1, "choice": 1, "latex": 1, "tiny": 3}
 
 
+def test_formulas_of_the_same_words_are_told_apart():
+    """202 of 700 training formulas were once called copies of 100 held-out ones."""
+    train = list(generate("truth_value", num_questions=700, split="train", difficulty=1, seed=0))
+    test = list(generate("truth_value", num_questions=100, split="test", difficulty=1, seed=0))
+    benchmarks = Benchmarks(("test", item) for item in test)
+    assert [item.question for item in train if benchmarks.find(item)] == []
+    assert all(benchmarks.find(item) for item in test)
+
+
 def test_no_benchmarks_find_nothing():
     assert Benchmarks([]).find(Question("q", LONG, "1")) is None
 

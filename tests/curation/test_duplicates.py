@@ -67,6 +67,7 @@ LATER = "and then, when the market has closed and all of the coins of the day we
         ("three of them", "four of them"),
         ("which is right", "which is not right"),
         ("(a, b), c", "a, (b, c)"),
+        ("(right or (right and right)) and right", "right or (right and (right and right))"),
         ("f'(x)", "f(x)"),
         ("the rate (in percent) of growth", "the rate (in percent of growth)"),
     ],

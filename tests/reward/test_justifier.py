@@ -218,3 +218,18 @@ def test_questions_that_are_all_too_long_are_found_before_anything_runs(backbone
     (problem,) = pipeline.check(recipe, out=tmp_path / "out", flops_per_s=1e9)
     assert "all of the first 64 questions are longer than 20 tokens" in str(problem)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_keeps_no_cache_is_run_in_full(tiny_model, tokenizer):
+    chat, model = Chat(tokenizer), tiny_model.eval()
+    one = Question(({"role": "user", "content": "Tree?"},), "pine", "a stone")
+    cached = judge_both_orders(model, chat, [one])
+    model.config.use_cache = False
+
+    class Cacheless(torch.nn.Module):
+        device = model.device
+
+        def forward(self, input_ids, use_cache=False):
+            return model(input_ids=input_ids, use_cache=False)
+
+    assert judge_both_orders(Cacheless(), chat, [one]).odds == pytest.approx(cached.odds, abs=1e-4)

@@ -6,8 +6,8 @@ markup (words.py), never the instructions around it. Three rules, by the length 
 - n words or more (13 by default): runs of n words that no other item of the benchmarks has, a quarter of all
   such runs of the item, and three quarters of its numbers. A run that several items share is boilerplate
   ("express your answer as a common fraction ..."), and proves nothing; nor does a text with other numbers.
-- fewer, or nothing but boilerplate: all words and signs of the item in a row. So little may be chance, so the
-  answers must agree as well: the right one, or half of the options. Of open questions 8 words suffice.
+- fewer, or nothing but boilerplate: all words, signs and brackets of the item in a row. So little may be
+  chance, so the answers must agree as well: the right one, or half of the options. Of open ones 8 words do.
 - fewer than 5, and not two numbers: the whole question, or all options, must be the same.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from niwaki.curation.words import gold_text, hashes, ngram_hashes, signed_words, words
+from niwaki.curation.words import bracketed_words, gold_text, hashes, ngram_hashes, signed_words, words
 from niwaki.verify.question import Question
 
 NGRAM_WORDS = 13
@@ -46,6 +46,7 @@ class _Item:
     id: str
     words: tuple[str, ...]
     signed: tuple[str, ...]
+    bracketed: tuple[str, ...]
     gold: str
     options: tuple[str, ...]
 
@@ -61,7 +62,7 @@ class Benchmarks:
         for name, question in items:
             self.num_items[name] = self.num_items.get(name, 0) + 1
             item = _item(name, question)
-            distinct.setdefault((*item.signed, "", item.gold), item)
+            distinct.setdefault((*item.signed, "", *item.bracketed, "", item.gold), item)
         self._items = list(distinct.values())
         long = [(place, item) for place, item in enumerate(self._items) if len(item.words) >= ngram_words]
         self._ngrams, self._ngram_items, self.num_boilerplate = _index(long, ngram_words)
@@ -142,6 +143,7 @@ def _item(benchmark: str, question: Question) -> _Item:
         question.id,
         tuple(words(question.question)),
         tuple(signed_words(question.question)),
+        tuple(bracketed_words(question.question)),
         gold_text(question),
         question.options or (),
     )
@@ -149,7 +151,7 @@ def _item(benchmark: str, question: Question) -> _Item:
 
 def _agree(question: _Item, item: _Item) -> bool:
     """Whether a question that holds all words of a short item asks the same: their answers decide."""
-    if not _holds(question.signed, item.signed):
+    if not (_holds(question.signed, item.signed) and _holds(question.bracketed, item.bracketed)):
         return False
     if question.options and item.options:
         shared = _spelled(question.options) & _spelled(item.options)

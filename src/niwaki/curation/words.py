@@ -24,6 +24,8 @@ _LAYOUT = re.compile(
 _WORD = re.compile(r"[a-z]+|\d+", re.ASCII)
 _FOREIGN_WORD = re.compile(r"[^\W\d_]+|\d+")
 _SIGNED = re.compile(r"[a-z]+|\d+|[-+*/^=<>]", re.ASCII)
+_BRACKETED = re.compile(r"[^\W\d_]+|\d+|[()\[\]]")
+_DISPLAY = re.compile(r"\\[()\[\]]")
 _SPELLED_SIGNS = {
     r"\\(?:cdot|times|ast)(?![A-Za-z])|[×·⋅∗]": " * ", r"\\(?:d|t|c)?frac(?![A-Za-z])": " / ",
     r"\\div(?![A-Za-z])|[÷⁄∕]": " / ", r"\\(?:le|leq|leqslant)(?![A-Za-z])|[≤⩽]": " <= ",
@@ -58,10 +60,16 @@ def signed_words(text: str) -> list[str]:
     return _SIGNED.findall(folded) if folded.isascii() else re.findall(r"[^\W\d_]+|\d+|[-+*/^=<>]", folded)
 
 
+def bracketed_words(text: str) -> list[str]:
+    """`words`, with the round and square brackets among them."""
+    text = _DISPLAY.sub(" ", unicodedata.normalize("NFKC", _LAYOUT.sub(" ", text)).casefold())
+    return _BRACKETED.findall(text)
+
+
 def signs(text: str) -> list[str]:
     r"""Numbers, operators, brackets, single letters and words that work like signs (not, or), in order.
 
-    A bracket is written with the word inside it that it touches. Two texts with different signs ask different
+    A bracket is written with the words that it touches. Two texts with different signs ask different
     things, however alike their words are. Notation that means the same (\times and *, x^{2} and x^2, layout
     commands, bold) makes no difference.
     """
@@ -72,10 +80,8 @@ def signs(text: str) -> list[str]:
     found = _TOKEN.findall(_APOSTROPHE.sub("", _MARKUP.sub(" ", text)))
     kept = []
     for before, token, after in zip(["", *found], found, [*found[1:], ""], strict=False):
-        if token in "([{":
-            kept.append(token + after)
-        elif token in ")]}":
-            kept.append(before + token)
+        if token in "()[]{}":
+            kept.append(before + token + after)
         elif not token.isalpha() or token in _LIKE_SIGNS or (len(token) == 1 and token != "a"):
             kept.append(token)
     return kept

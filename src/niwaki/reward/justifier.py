@@ -231,7 +231,7 @@ def judge_both_orders(
 def _odds(model: Any, chat: Chat, asked: str, wrote: str) -> float:
     """Log-likelihood of the verdict for the first answer minus that of the second, after what was written.
 
-    The two share all tokens up to the number, which are run once.
+    The two share all tokens up to the number, which are run once where the model keeps a cache of them.
     """
     begun = chat.text(_asked(asked), to_answer=True) + (f"{wrote} " if wrote else "")
     first, second = (
@@ -240,16 +240,17 @@ def _odds(model: Any, chat: Chat, asked: str, wrote: str) -> float:
     )
     shared = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
     run = model(input_ids=torch.tensor([first[:shared]], device=model.device), use_cache=True)
-    start = run.logits[0, -1].float().log_softmax(-1)
+    cache, start = getattr(run, "past_key_values", None), run.logits[:, -1]
     found = []
     for ids in (first, second):
-        tail = torch.tensor(ids[shared:], device=model.device)
-        likelihood = float(start[tail[0]])
-        if len(tail) > 1:
-            cache = copy.deepcopy(run.past_key_values)
-            logits = model(input_ids=tail[None, :-1], past_key_values=cache, use_cache=True).logits[0]
-            likelihood += float(logits.float().log_softmax(-1).gather(1, tail[1:, None]).sum())
-        found.append(likelihood)
+        tail = torch.tensor([ids[shared:]], device=model.device)
+        if cache is None:
+            whole = torch.tensor([ids[:-1]], device=model.device)
+            rest = model(input_ids=whole).logits[:, shared:]
+        else:
+            rest = model(input_ids=tail[:, :-1], past_key_values=copy.deepcopy(cache)).logits
+        logits = torch.cat([start[:, None], rest], dim=1).float().log_softmax(-1)
+        found.append(float(logits.gather(2, tail[..., None]).sum()))
     return found[0] - found[1]
 
 
