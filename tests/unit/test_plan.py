@@ -18,6 +18,7 @@ from niwaki.errors import (
     RecipeError,
     RunError,
 )
+from niwaki.ground.processes import supposing
 from niwaki.pipelines.costs import Shape, Work, distill_flops, stage_costs
 from niwaki.pipelines.inputs import task_folder
 from niwaki.pipelines.plan import budget_of, plan, shape_of
@@ -549,3 +550,29 @@ def test_flags_that_cannot_be_read_are_named(teacher):
         RecipeError, match=r"(?s)choose.to: '50' would be.*distill.tokens: '100MB' is not a count"
     ):
         recipe_for(str(teacher), to="50", tokens="100MB", data="stdlib")
+
+
+def test_processes_share_time_and_sharded_ones_share_weights(tmp_path):
+    """Gradients and moments are shared; the whole model is there before and after the training."""
+    recipe = starter().model_copy(update={"teacher": str(save_teacher(tmp_path / "teacher"))})
+    found = {}
+    for name, options in {"one": (1, False), "ddp": (8, False), "fsdp2": (8, True)}.items():
+        with supposing(options[0], is_sharded=options[1]):
+            planned = plan(recipe, out=tmp_path / "run", flops_per_s=1e9)
+        found[name] = {stage.name: stage for stage in planned.stages}["distill"]
+    student = max(shape.num_parameters for shape in planned.candidates)
+    assert found["ddp"].memory_bytes == found["one"].memory_bytes
+    assert found["ddp"].flops == found["fsdp2"].flops == pytest.approx(found["one"].flops / 8)
+    saved = found["ddp"].memory_bytes - found["fsdp2"].memory_bytes
+    assert saved == pytest.approx(16 * student * 7 / 8 - 4 * student)
+
+
+def test_recomputed_activations_need_less_memory_and_another_forward_pass(tmp_path):
+    recipe = starter().model_copy(update={"teacher": str(save_teacher(tmp_path / "teacher"))})
+    again = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"checkpointing": True})})
+    kept, computed = (
+        {stage.name: stage for stage in plan(each, out=tmp_path / "run", flops_per_s=1e9).stages}["distill"]
+        for each in (recipe, again)
+    )
+    assert computed.memory_bytes < kept.memory_bytes
+    assert kept.flops < computed.flops < 1.34 * kept.flops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,13 @@ def check(
         float | None,
         typer.Option(min=0, help="Sustained GFLOP/s to estimate time with. Default: measured here, briefly."),
     ] = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="Plan for so many. Default: those of the launcher."),
+    ] = None,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="Plan for weights that --processes share (FSDP2).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Plan a recipe, loading no weights.
@@ -77,19 +85,30 @@ def check(
     """
     from niwaki.pipelines.kinds import pipeline_of
 
+    if sharded and num_processes is None:
+        raise RecipeError("--sharded says how --processes share.", "Give their number too.")
     read, run_directory = open_recipe(recipe, out)
     flops_per_s = gflops * 1e9 if gflops else None
-    if as_json:
-        from niwaki.pipelines.plan_facts import plan_facts
+    with _supposing(num_processes, sharded):
+        if as_json:
+            from niwaki.pipelines.plan_facts import plan_facts
 
-        with tables_aside(True):
-            planned = plan_facts(read, out=run_directory, flops_per_s=flops_per_s)
-        print_json(planned)
-        problems = planned["problems"]
-    else:
-        problems = pipeline_of(read.kind).check(read, out=run_directory, flops_per_s=flops_per_s)
+            with tables_aside(True):
+                planned = plan_facts(read, out=run_directory, flops_per_s=flops_per_s)
+            print_json(planned)
+            problems = planned["problems"]
+        else:
+            problems = pipeline_of(read.kind).check(read, out=run_directory, flops_per_s=flops_per_s)
     if problems:
         raise typer.Exit(EXIT_USER_ERROR)
+
+
+def _supposing(num_processes: int | None, sharded: bool) -> AbstractContextManager[None]:
+    if num_processes is None:
+        return nullcontext()
+    from niwaki.ground.processes import supposing
+
+    return supposing(num_processes, is_sharded=sharded)
 
 
 @app.command()

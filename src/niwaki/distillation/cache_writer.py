@@ -36,7 +36,7 @@ from niwaki.distillation.cache import (
 )
 from niwaki.distillation.sampled import sample, sampled_kl
 from niwaki.errors import CheckpointError
-from niwaki.ground.folder import flush
+from niwaki.ground.folder import flush, new_file
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.progress import progress
 from niwaki.ground.run import write_atomically
@@ -185,10 +185,8 @@ def _write_files(
                 pieces.append(_predict(teacher, rows, first, count, part=part, meta=meta))
                 bar.advance()
             columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-            unfinished = path.with_suffix(".partial")
-            save_file(columns, unfinished)
-            flush(unfinished)
-            unfinished.rename(path)
+            with new_file(path) as unfinished:
+                save_file(columns, unfinished)
 
 
 def _predict(

@@ -21,6 +21,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from niwaki.errors import DataError
+from niwaki.ground.folder import writing_to
 from niwaki.ground.text import Document, read_documents, source_fingerprint, split_of
 
 _DOCUMENTS_A_BATCH = 64
@@ -140,7 +141,8 @@ def _tokenise(
     source: str,
 ) -> None:
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    with writing_to(partial):
+        partial.mkdir(parents=True)
     try:
         counts = {name: {"tokens": 0, "bytes": 0} for name in ("train", "held_out")}
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
@@ -152,7 +154,7 @@ def _tokenise(
                 ]
                 for document, ids in zip(batch, encoded, strict=True):
                     side = split_of(document, held_out)
-                    np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tofile(files[side])
+                    files[side].write(np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tobytes())
                     counts[side]["tokens"] += len(ids) + 1
                     counts[side]["bytes"] += len(document.text.encode())
                 if max_tokens is not None and counts["train"]["tokens"] >= max_tokens:
@@ -169,7 +171,8 @@ def _tokenise(
         partial.rename(folder)
     except OSError:
         if not folder.exists():  # another process may have finished the same work first
-            raise
+            with writing_to(folder):
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -151,7 +151,7 @@ def fit(
     with recomputing(model, checkpointing), spread(objective) as trained:
         groups = [g for part in rate_factors for g in _groups(model.get_submodule(part), weight_decay)]
         stepper = optimizer(groups, lr=learning_rate, betas=betas, eps=1e-8)
-        found = snapshot.newest(checkpoints)
+        found = snapshot.newest(checkpoints, keep=keep_snapshots)
         first_step, num_seen = (0, 0) if found is None else snapshot.restore(found, trained, stepper)
         metrics = MetricsFile(out / "metrics.jsonl", upto_step=first_step)
         results: dict[str, float] = metrics.last_held_out

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.ground import processes
+from niwaki.ground.folder import writing_to
+from niwaki.ground.run import write_atomically
 
 
 class MetricsFile:
@@ -29,20 +31,21 @@ class MetricsFile:
 
     def _cut_back(self, upto_step: int) -> list[dict[str, Any]]:
         kept = [r for r in read_metrics(self._path) if upto_step > 0 and r["step"] <= upto_step]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        with writing_to(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         return kept
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record."""
         if self._is_main:
-            with self._path.open("a") as file:
+            with writing_to(self._path), self._path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
         """Make what was written survive a power cut."""
         if self._is_main:
-            with self._path.open("a") as file:
+            with writing_to(self._path), self._path.open("a") as file:
                 os.fsync(file.fileno())
 
 

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -42,6 +42,31 @@ class ElsewhereError(RunError):
     """What went wrong did so in another process, which says what it was."""
 
 
+class Supposed(NamedTuple):
+    """A launch to plan for: how many processes, and whether they share the weights (FSDP2)."""
+
+    num_processes: int
+    is_sharded: bool
+
+
+_supposed: ContextVar[Supposed | None] = ContextVar("supposed", default=None)
+
+
+@contextmanager
+def supposing(num_processes: int, *, is_sharded: bool) -> Iterator[None]:
+    """Plan inside the block as if so many processes had been launched; nothing can be done together there."""
+    token = _supposed.set(Supposed(num_processes, is_sharded))
+    try:
+        yield
+    finally:
+        _supposed.reset(token)
+
+
+def supposed() -> Supposed | None:
+    """The launch that is planned for, inside `supposing`."""
+    return _supposed.get()
+
+
 def are_launched() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -60,6 +85,8 @@ def join() -> None:
 
 def count() -> int:
     """How many processes work together here: 1 inside `by_main`."""
+    if (planned := _supposed.get()) is not None:
+        return planned.num_processes
     if _alone.get():
         return 1
     join()

@@ -15,6 +15,7 @@ from typing import Any
 
 from niwaki.errors import RunError
 from niwaki.ground import processes
+from niwaki.ground.folder import flush, writing_to
 
 DONE = "DONE"
 BEGUN = "BEGUN"
@@ -59,7 +60,8 @@ def _begin(run: Path, name: str, inputs: Mapping[str, Any]) -> bool:
     folder = run / name
     if is_done(run, name):
         return False
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     mark_text = json.dumps({"inputs": input_hash(inputs), "values": dict(inputs)}, default=str, indent=1)
     write_atomically(folder / BEGUN, mark_text)
     return True
@@ -67,8 +69,9 @@ def _begin(run: Path, name: str, inputs: Mapping[str, Any]) -> bool:
 
 @processes.main_only
 def _end(folder: Path) -> None:
-    write_atomically(folder / DONE, (folder / BEGUN).read_text())
-    (folder / BEGUN).unlink()
+    with writing_to(folder / DONE):
+        (folder / BEGUN).replace(folder / DONE)
+        flush(folder)
 
 
 def check_inputs(run: Path, name: str, inputs: Mapping[str, Any]) -> None:
@@ -79,7 +82,7 @@ def check_inputs(run: Path, name: str, inputs: Mapping[str, Any]) -> None:
     """
     folder = run / name
     mark = _mark(folder)
-    if mark is None and folder.exists() and any(folder.iterdir()):
+    if mark is None and folder.exists() and {p.name for p in folder.iterdir()} - {f".{BEGUN}.partial"}:
         raise RunError(f"{folder}: holds files that no stage made.", "Give another `out`, or move them away.")
     if mark is not None and mark["inputs"] != input_hash(inputs):
         now = json.loads(json.dumps(dict(inputs), default=str))
@@ -96,13 +99,18 @@ def is_done(run: Path, name: str) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees the old content or the new, never a part."""
+    """Write a small text file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        RunError: the disk refuses; the old content is still there.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with writing_to(path), partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    with writing_to(path):
+        partial.replace(path)
 
 
 def _mark(folder: Path) -> dict[str, Any] | None:

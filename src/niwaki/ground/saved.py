@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from niwaki.errors import CheckpointError
 from niwaki.ground.checkpoint import Checkpoint
-from niwaki.ground.folder import new_folder
+from niwaki.ground.folder import error_number, new_folder
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit
 _HALF_TOLERANCE = 2e-2
@@ -61,7 +61,7 @@ def save_model(model: PreTrainedModel, files_from: Path, out: Path, *, replace: 
             with no_progress_bars():
                 model.save_pretrained(folder)
         except SafetensorError as error:
-            raise OSError(*_os_error(error)) from error
+            raise OSError(error_number(error), str(error)) from error
         source.copy_files(folder)
         return verify_saved(folder, model)
 
@@ -201,10 +201,3 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _os_error(error: SafetensorError) -> tuple[int, str]:
-    """The safetensors library wraps the system's error: "... (os error 28)"."""
-    text = str(error)
-    code = text.rpartition("(os error ")[2].partition(")")[0]
-    return (int(code) if code.isdigit() else 0), text

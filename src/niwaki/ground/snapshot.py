@@ -27,14 +27,19 @@ from torch.optim import Optimizer
 
 from niwaki.errors import TrainingError
 from niwaki.ground import processes
-from niwaki.ground.folder import flush
+from niwaki.ground.folder import discard, flush
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def newest(folder: Path) -> Path | None:
-    """The snapshot of the highest step in `folder`, if there is one."""
-    found = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+def newest(folder: Path, *, keep: int | None = None) -> Path | None:
+    """The snapshot of the highest step in `folder`, if there is one.
+
+    With `keep`, what a killed process left beside the newest so many is removed; collective then.
+    """
+    if keep is not None:
+        _tidy(folder, keep)
+    found = _all(folder)
     return found[-1] if found else None
 
 
@@ -68,7 +73,7 @@ def _write(
     step, tokens = progress
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    _tidy(folder)
     tensors = {
         f"{name}:{slot}": tensor.contiguous()
         for name, slots in moments["state"].items()
@@ -83,7 +88,7 @@ def _write(
         )
         for file in partial.iterdir():
             flush(file)
-        shutil.rmtree(final, ignore_errors=True)
+        discard(final)
         partial.rename(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -92,9 +97,20 @@ def _write(
             "Free some space and run the same command again: it goes on from the newest one.",
         ) from error
     flush(folder)
-    older = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-keep]
-    for snapshot in older:
-        shutil.rmtree(snapshot)
+    _tidy(folder, keep)
+
+
+@processes.main_only
+def _tidy(folder: Path, keep: int | None = None) -> None:
+    """Remove what a killed process left half written or half removed, and all but the newest `keep`."""
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for snapshot in _all(folder)[:-keep] if keep else ():
+        discard(snapshot)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, int]:

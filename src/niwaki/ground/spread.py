@@ -32,6 +32,8 @@ def is_sharded() -> bool:
     Raises:
         TrainingError: it asks for the first FSDP.
     """
+    if (planned := processes.supposed()) is not None:
+        return planned.is_sharded
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return False
     if os.environ.get("FSDP_VERSION", "1") != "2":

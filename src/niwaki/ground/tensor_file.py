@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from niwaki.errors import CheckpointError
+from niwaki.ground.folder import new_file
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
-    """Write one file. `described` is JSON-able; its "format" is what `load_tensors` asks for."""
-    temporary = path.with_name(path.name + ".partial")
+    """Write one file. `described` is JSON-able; its "format" is what `load_tensors` asks for.
+
+    Raises:
+        RunError: the disk refuses.
+    """
     # One metadata entry: safetensors writes several in an order that changes from run to run.
     metadata = {"niwaki": json.dumps(described, sort_keys=True)}
-    save_file({name: values.contiguous() for name, values in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with new_file(path) as file:
+        save_file({name: values.contiguous() for name, values in tensors.items()}, file, metadata)
 
 
 def load_tensors(path: Path, *, kind: str, expected: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 Rough on purpose, and always stated as estimates: FLOPs count matrix products (2 per weight and token forward,
 6 forward and backward) and attention scores; memory counts weights, gradients, Adam's two moments and the
-activations that the backward pass needs, without checkpointing.
+activations that the backward pass needs. Of several processes, all but bytes on disk is that of one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage needs: work, the largest memory at one time, and bytes on disk."""
+    """What one stage needs of the main process: work, the largest memory at one time, and bytes on disk."""
 
     name: str
     flops: float = 0.0
@@ -96,6 +96,11 @@ class Work:
     basis_tokens: int = 0
     depth_tokens: int = 0
     repair_tokens: int = 0
+    # Processes that share the rows of a step, and whether they share the weights in training too (FSDP2).
+    num_processes: int = 1
+    is_sharded: bool = False
+    # Whether the backward pass runs each layer again instead of keeping its activations.
+    checkpointing: bool = False
 
 
 def stage_costs(
@@ -119,7 +124,7 @@ def stage_costs(
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
     once = teacher.forward_flops(length)
-    taught = distill_flops(tutor, student, length) - (tutor_once if work.has_cache else 0)
+    taught = _taught_flops(tutor, student, work)
     training_bytes = _training_bytes(student, work, bytes_per_activation)
     training_bytes += 0 if work.has_cache else tutor_bytes
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
@@ -127,7 +132,7 @@ def stage_costs(
     # A teacher in training takes as much beside the student.
     correcting_flops, correcting_bytes, corrected_bytes = 0.0, 0, 0
     if work.corrects_alongside:
-        correcting_flops = 2 * once
+        correcting_flops = (3 if work.checkpointing else 2) * once / work.num_processes
         correcting_bytes = _training_bytes(teacher, work, bytes_per_activation)
         corrected_bytes = _snapshot_bytes(teacher) + teacher_bytes
     calibration = teacher.activation_bytes(work.calibration_batch_rows * length, BYTES_FLOAT32)
@@ -135,13 +140,14 @@ def stage_costs(
     held_bytes = calibration // teacher.sizes["layer"]
     if work.calibration_passes > 1:
         held_bytes = calibration + teacher.num_parameters * BYTES_FLOAT32
-    scoring = work.calibration_passes * work.calibration_rows * length * once
-    further_rounds = (work.calibration_rounds - 1) * scoring
-    evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length))
-    measured = work.evaluate_tokens * student.forward_flops(length)
+    whole_scoring = work.calibration_passes * work.calibration_rows * length * once
+    further_rounds = (work.calibration_rounds - 1) * whole_scoring
+    scoring = whole_scoring / work.num_processes
+    evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length)) / work.num_processes
+    measured = work.evaluate_tokens * student.forward_flops(length) / work.num_processes
     correct = StageCost(
         "correct",
-        flops=3 * work.correct_tokens * once,
+        flops=(4 if work.checkpointing else 3) * work.correct_tokens * once / work.num_processes,
         memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
         read_bytes=teacher_bytes,
         written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
@@ -205,6 +211,15 @@ def distill_flops(teacher: Shape, student: Shape, sequence_length_tokens: int) -
     return teacher.forward_flops(length) + 3 * student.forward_flops(length)
 
 
+def _taught_flops(tutor: Shape, student: Shape, work: Work) -> float:
+    """FLOPs of one distilled token for one of the processes that share a step."""
+    length = work.sequence_length_tokens
+    flops = distill_flops(tutor, student, length)
+    flops -= tutor.forward_flops(length) if work.has_cache else 0
+    flops += student.forward_flops(length) if work.checkpointing else 0
+    return flops / work.num_processes
+
+
 def scratch_flops(shape: Shape, num_tokens: int, sequence_length_tokens: int) -> float:
     """FLOPs of training a model of this shape on `num_tokens` from random weights: forward and backward."""
     return 3 * shape.forward_flops(sequence_length_tokens) * num_tokens
@@ -230,8 +245,12 @@ def _snapshot_bytes(model: Shape) -> int:
 def _training_bytes(student: Shape, work: Work, bytes_per_activation: int) -> int:
     tokens = work.micro_rows * work.sequence_length_tokens
     chunk = LOSS_CHUNK_TOKENS * LOSS_CHUNK_COPIES * student.sizes["vocab"] * BYTES_FLOAT32
-    return (
-        TRAINING_BYTES_PER_PARAMETER * student.num_parameters
-        + student.activation_bytes(tokens, bytes_per_activation)
-        + chunk
-    )
+    weights = TRAINING_BYTES_PER_PARAMETER * student.num_parameters
+    if work.is_sharded:
+        # Whole before and after the training, beside the parts.
+        weights = weights // work.num_processes + BYTES_FLOAT32 * student.num_parameters
+    activations = student.activation_bytes(tokens, bytes_per_activation)
+    if work.checkpointing:
+        num_layers, hidden = student.sizes["layer"], student.sizes["hidden"]
+        activations = activations // num_layers + num_layers * tokens * hidden * bytes_per_activation
+    return weights + activations + chunk

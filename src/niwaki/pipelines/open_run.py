@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 import niwaki
 from niwaki.errors import RunError
+from niwaki.ground.folder import writing_to
 from niwaki.ground.run import check_inputs, is_done, write_atomically
 from niwaki.pipelines.machine import hardware, versions
 from niwaki.recipe.kinds import Recipe
@@ -42,7 +43,8 @@ def begin(
     check_is_run(out)
     for name, inputs in stages.items():
         check_inputs(out, name, inputs)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / RECIPE, dump(recipe))
     if not (out / MANIFEST).exists():
         write_atomically(out / MANIFEST, json.dumps(_manifest(recipe, facts), indent=1))

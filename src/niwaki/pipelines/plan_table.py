@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from niwaki.errors import NiwakiError
+from niwaki.ground import processes
 from niwaki.ground.family import FAMILIES
 from niwaki.pipelines.costs import Shape, StageCost
 from niwaki.pipelines.plan import Plan
@@ -29,6 +30,8 @@ def show(plan: Plan) -> None:
             f"About {in_words(plan.duration_s)} at {plan.flops_per_s / 1e9:,.0f} GFLOP/s. "
             "Data preparation, saving and tasks come on top."
         )
+        if processes.count() > 1:
+            console.print(f"Of {processes.count()} processes: memory and time are those of one.")
         console.print(_where(plan), soft_wrap=True)
         console.print(f"Reads  teacher {plan.recipe.teacher}, text {plan.recipe.data.source}", soft_wrap=True)
         console.print(f"Writes {plan.out}/ ({in_bytes(plan.written_bytes)} at most)", soft_wrap=True)

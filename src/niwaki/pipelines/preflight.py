@@ -6,6 +6,7 @@ document of local data and the index of tasks.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -91,8 +92,14 @@ def check_out(out: Path, written_bytes: int) -> Iterator[NiwakiError]:
         check_is_run(out)
     except RunError as error:
         yield error
+    existing = _existing(out)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield RunError(
+            f"out {str(out)!r} cannot be written: {str(existing)!r} is not this user's, or can only be read.",
+            "Give an `out` elsewhere, or make this one writable.",
+        )
     held_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    free_bytes = shutil.disk_usage(_existing(out)).free
+    free_bytes = shutil.disk_usage(existing).free
     if written_bytes - held_bytes > free_bytes:
         needed, free = f"{(written_bytes - held_bytes) / 1e9:.1f} GB", f"{free_bytes / 1e9:.1f} GB"
         yield RunError(

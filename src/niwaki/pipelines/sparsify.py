@@ -16,6 +16,7 @@ from typing import Any
 
 from niwaki.errors import NiwakiError
 from niwaki.ground import processes
+from niwaki.ground.folder import discard
 from niwaki.ground.run import input_hash, stage
 from niwaki.masks.apply import apply_mask
 from niwaki.masks.file import MaskFile
@@ -70,7 +71,10 @@ def learn_stage(recipe: SparsifyRecipe, out: Path) -> None:
     inputs = SparsifyInputs(recipe, out)
 
     def work(folder: Path) -> None:
-        write_record(folder / "learn.json", learn(inputs, folder))
+        # A kill while the snapshots go must leave what tells that they are not needed.
+        if not processes.by_main((folder / "learn.json").exists):
+            write_record(folder / "learn.json", learn(inputs, folder))
+        processes.by_main(lambda: discard(folder / "checkpoints"))
 
     _stage(LEARN, recipe, out, inputs, work, together=True)
 

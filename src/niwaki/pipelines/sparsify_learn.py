@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,6 @@ def learn(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
             inside = [found for name, found in each.items() if inputs.layer_of(name) == layer]
             total = sum(found.num_groups for found in inside)
             record["layers"][layer] = sum(found.entries * found.num_groups for found in inside) / total
-    processes.by_main(lambda: shutil.rmtree(folder / "checkpoints", ignore_errors=True))
     return record
 
 

@@ -5,7 +5,6 @@ In: a model. Out: it has been trained; of the long trainings, a checked Hugging 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from niwaki.distillation.cached import distill_from_cache
 from niwaki.distillation.correction import correct, distill_and_correct
 from niwaki.distillation.train import distill
 from niwaki.ground import processes
+from niwaki.ground.folder import discard
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.cached_teacher import cached_rows
 from niwaki.pipelines.inputs import Inputs
@@ -108,24 +108,16 @@ def _without_losses(options: dict[str, Any]) -> dict[str, Any]:
 @processes.main_only
 def _finished(out: Path) -> Path | None:
     """The model of a training that has ended, if it has."""
-    shutil.rmtree(out / "checkpoints.old", ignore_errors=True)
     done = (out / "model").exists() and not (out / "checkpoints").exists()
     return out / "model" if done else None
 
 
 def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path) -> Path:
     _save_model(inputs, model, files_from, out / "model")
-    _drop_checkpoints(out)
+    processes.by_main(lambda: discard(out / "checkpoints"))
     return out / "model"
 
 
 @processes.main_only
 def _save_model(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
     save_model(model.to(inputs.saved_dtype), files_from, out, replace=True)
-
-
-@processes.main_only
-def _drop_checkpoints(out: Path) -> None:
-    # Renamed first: a kill while they are removed must leave no half of a checkpoint to go on from.
-    old = (out / "checkpoints").rename(out / "checkpoints.old")
-    shutil.rmtree(old)

@@ -16,6 +16,7 @@ from typing import Any
 
 from niwaki.errors import EvaluationError, RunError
 from niwaki.ground import processes
+from niwaki.ground.folder import writing_to
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def append(path: Path | None, trial: Trial) -> None:
     """Add a line to the file and flush it to disk; nothing where there is no file. Only the main process."""
     if path is None or not processes.is_main():
         return
-    with path.open("a", encoding="utf-8") as file:
+    with writing_to(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(trial)) + "\n")
         file.flush()
         os.fsync(file.fileno())

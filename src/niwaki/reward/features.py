@@ -23,6 +23,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from niwaki.errors import CheckpointError, DataError
 from niwaki.ground.chat import Chat, Conversation, pad_apart
+from niwaki.ground.folder import new_file
 from niwaki.ground.model import check_finite, load_tokenizer, model_path
 from niwaki.ground.progress import progress
 from niwaki.ground.run import input_hash, write_atomically
@@ -246,9 +247,8 @@ def _write(extractor: Extractor, meta: dict[str, Any], shard: Any, folder: Path,
             if not path.exists():
                 tensors = shard(range(start, min(total, start + shard_rows)))
                 _check_finite(tensors, meta["rows"], start)
-                partial = path.with_suffix(".partial")
-                save_file({k: np.ascontiguousarray(t) for k, t in tensors.items()}, partial)
-                partial.replace(path)
+                with new_file(path) as file:
+                    save_file({k: np.ascontiguousarray(t) for k, t in tensors.items()}, file)
             bar.advance(f"{min(total, start + shard_rows):,} rows")
     write_atomically(folder / META, json.dumps(meta))
     return Features(folder)
