@@ -137,8 +137,8 @@ def collect_ratings(sources: Sequence[Source]) -> Collected[Rating]:
                 break
             form = _form(source, row, name, RATING_FORMS, "ratings")
             known = SCALES.get(form, {})
-            for column, value in text_columns(row).items():
-                texts.setdefault(column, f"{name}: {column} is {value[:40]!r}")
+            for column, text in text_columns(row).items():
+                texts.setdefault(column, f"{name}: {column} is {text[:40]!r}")
             for rating in read_ratings(row, name, form, source=source.label):
                 for attribute, value in rating.ratings.items():
                     low, high = source.scale or known.get(attribute) or (value, value)
