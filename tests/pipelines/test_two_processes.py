@@ -96,8 +96,7 @@ def test_a_killed_process_ends_the_other_with_a_message_and_one_goes_on(finished
     assert_same_run(out, alone)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ddp", "fsdp2"])
 def test_two_processes_go_on_where_two_were_killed(finished, tmp_path, sharded):
     alone, *_ = finished
     recipe, out = alone.parent / "recipe.yaml", tmp_path / "run"

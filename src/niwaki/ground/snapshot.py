@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 from niwaki.errors import TrainingError
 from niwaki.ground import processes
 from niwaki.ground.folder import discard, flush
+from niwaki.ground.spread import is_sharded
 
 _SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -146,7 +147,10 @@ def restore_weights(snapshot: Path, model: nn.Module) -> None:
 
 
 def _load() -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=processes.count() > 1, strict=False)
+    # Copies are read by every process; of parts the main process sends each its own. To a copy PyTorch would
+    # send weights under other names than the file has.
+    is_in_parts = processes.count() > 1 and is_sharded()
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=is_in_parts, strict=False)
 
 
 def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
