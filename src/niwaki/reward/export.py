@@ -74,13 +74,7 @@ def save_reward_model(
     meet_contract(scorable)
     needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize * 2
     with new_folder(Path(out), needed_bytes=needed, replace=replace) as folder, no_progress_bars():
-        before = next(model.parameters()).dtype
-        try:
-            model.to(dtype).save_pretrained(folder)
-        finally:
-            model.to(before)
-        scorable.chat.tokenizer.save_pretrained(folder)
-        (folder / CARD).write_text(json.dumps(dict(card), indent=1), encoding="utf-8")
+        _write(scorable, folder, card=card, dtype=dtype)
         for name, tensors in (beside or {}).items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,14 +106,8 @@ def save_encoder(
     conversations = [chat.conversation([{"role": "user", "content": q}], a, row="probe") for q, a in _PROBES]
     expected = objectives.score(states(extractor, conversations)[0].double().numpy())
     with new_folder(Path(out), needed_bytes=needed, replace=replace) as folder, no_progress_bars():
-        before = next(model.parameters()).dtype
-        try:
-            model.to(dtype).save_pretrained(folder)
-        finally:
-            model.to(before)
-        chat.tokenizer.save_pretrained(folder)
         told = {**card, "objectives": objectives.card(), "pooling": extractor.pooling}
-        (folder / CARD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+        _write(extractor, folder, card=told, dtype=dtype)
         (folder / HEADS).parent.mkdir()
         save_file(objectives.tensors(), folder / HEADS)
         reloaded = load_extractor(folder, pooling=extractor.pooling)
@@ -133,6 +121,17 @@ def save_encoder(
                 "Save in float32.",
             )
     return difference
+
+
+def _write(made: Scorable | Extractor, folder: Path, *, card: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Weights of this dtype, tokenizer and card; the model in memory stays as it is."""
+    before = next(made.model.parameters()).dtype
+    try:
+        made.model.to(dtype).save_pretrained(folder)
+    finally:
+        made.model.to(before)
+    made.chat.tokenizer.save_pretrained(folder)
+    (folder / CARD).write_text(json.dumps(dict(card), indent=1), encoding="utf-8")
 
 
 def meet_contract(scorable: Scorable) -> None:
