@@ -206,7 +206,7 @@ def test_a_training(tmp_path, every, monkeypatch):
         snapshots = sorted((out / "checkpoints").glob("step-*"))
         assert int(snapshots[-1].name.removeprefix("step-")) >= 3
         for each in snapshots:
-            load_file(each / "optimizer.safetensors")
+            load_file(each / "optimizer-1-of-1.safetensors")
         assert {0, 1, 2, 3} <= {record["step"] for record in read_metrics(out / "metrics.jsonl")}
 
     sweep(tmp_path, before, partial(train, until=None), check, every=every)

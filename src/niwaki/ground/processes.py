@@ -24,7 +24,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from niwaki.errors import NiwakiError, RunError
+from niwaki.errors import NiwakiError, RunError, TrainingError
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -91,6 +91,24 @@ def count() -> int:
         return 1
     join()
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def are_sharded() -> bool:
+    """Whether several processes work together and share the weights (FSDP2), as the launcher asks.
+
+    `accelerate launch` with `fsdp_version: 2`, or ACCELERATE_USE_FSDP=true and FSDP_VERSION=2 in the
+    environment, means FSDP2; DDP otherwise.
+
+    Raises:
+        TrainingError: it asks for the first FSDP.
+    """
+    if (planned := _supposed.get()) is not None:
+        return planned.is_sharded and planned.num_processes > 1
+    if count() == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise TrainingError("The launcher's settings ask for the first FSDP.", "Write `fsdp_version: 2`.")
+    return True
 
 
 def number() -> int:

@@ -17,6 +17,7 @@ from niwaki.distillation.hidden import HiddenLoss
 from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.corpus import Corpus, default_cache
 from niwaki.ground.model import load_model, local_folder
+from niwaki.ground.parts import load_together
 from niwaki.ground.run import input_hash
 from niwaki.ground.stream import Rows
 from niwaki.ground.streamed import load_or_stream
@@ -145,9 +146,13 @@ class Inputs:
         """A model to run forward only: as `load`, or read layer by layer where it does not fit."""
         return load_or_stream(folder, dtype=compute_dtype(), device=device())
 
+    def load_together(self, folder: Path) -> PreTrainedModel:
+        """As `load`, for what all processes do together: in parts where they share the weights."""
+        return load_together(folder, dtype=compute_dtype(), device=device())
+
     def load_student(self, folder: Path) -> PreTrainedModel:
-        """A model to train: float32 weights, which small steps need."""
-        return load_model(folder, dtype=torch.float32, device=device())
+        """A model to train: float32 weights, which small steps need; in parts where processes share them."""
+        return load_together(folder, dtype=torch.float32, device=device())
 
     @property
     def saved_dtype(self) -> torch.dtype:

@@ -16,7 +16,6 @@ from transformers import AutoConfig, PreTrainedConfig
 from niwaki.errors import CheckpointError, NiwakiError, RecipeError
 from niwaki.ground import processes
 from niwaki.ground.model import build_meta, count_parameters, load_tokenizer, model_path
-from niwaki.ground.spread import is_sharded
 from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.costs import (
     BYTES_FLOAT32,
@@ -181,7 +180,7 @@ def _problems(recipe: ReasonRecipe) -> Iterator[NiwakiError]:
         yield from check_shares(recipe.warm_up.batch_rows, recipe.warm_up.micro_rows, "warm_up.batch_rows")
     rollouts = recipe.rl.prompts_per_step * recipe.rl.num_generations
     yield from check_shares(rollouts, recipe.rl.micro_rollouts, "rl.prompts_per_step x rl.num_generations")
-    if processes.count() > 1 and is_sharded():
+    if processes.are_sharded():
         yield RecipeError(
             "GRPO does not run under FSDP2 here.", "Launch without it; rl.lora needs the least memory."
         )

@@ -15,6 +15,7 @@ from niwaki.distillation.correction import correct, distill_and_correct
 from niwaki.distillation.train import distill
 from niwaki.ground import processes
 from niwaki.ground.folder import discard
+from niwaki.ground.parts import gather_model
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.cached_teacher import cached_rows
 from niwaki.pipelines.inputs import Inputs
@@ -54,7 +55,7 @@ def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **
     `options` are the other keyword arguments of `distill`, as `Inputs.training` gives them.
     """
     if inputs.recipe.distill.cache is None:
-        teacher = inputs.load(inputs.distill_teacher_folder)
+        teacher = inputs.load_together(inputs.distill_teacher_folder)
         distill(student, teacher, inputs.train, out=out, label=label, **options)
         return
     rows, held_out = cached_rows(inputs)
@@ -118,6 +119,11 @@ def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path
     return out / "model"
 
 
-@processes.main_only
 def _save_model(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
-    save_model(model.to(inputs.saved_dtype), files_from, out, replace=True)
+    whole = gather_model(model, processes.by_main(lambda: inputs.saved_dtype))
+
+    def save() -> None:
+        assert whole is not None
+        save_model(whole, files_from, out, replace=True)
+
+    processes.by_main(save)

@@ -1,12 +1,12 @@
 """The loop under `torchrun` with two processes on one machine: same losses as one process, same resume."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from ..launch import torchrun
 
 SCRIPT = """
 import sys, torch
@@ -39,13 +39,10 @@ fit(model, Uneven(), loss, out=Path(sys.argv[1]), num_steps=int(sys.argv[2]), ba
 """
 
 
-def run(tmp_path: Path, out: Path, num_steps: int, *, processes: int) -> None:
+def run(tmp_path: Path, out: Path, num_steps: int, *, processes: int, sharded: bool = False) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*(launch if processes > 1 else [sys.executable]), str(script), str(out), str(num_steps)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = torchrun(str(script), str(out), str(num_steps), processes=processes, sharded=sharded)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -54,12 +51,25 @@ def curve(out: Path) -> dict[str, list[float]]:
     return {name: [r[name] for r in records if name in r] for name in ("loss", "held_out_loss", "grad_norm")}
 
 
-def test_two_processes_train_as_one_and_one_goes_on_where_two_stopped(tmp_path):
-    run(tmp_path, tmp_path / "one", 4, processes=1)
-    run(tmp_path, tmp_path / "two", 2, processes=2)
-    resumed = json.loads((tmp_path / "two" / "checkpoints" / "step-0000002" / "state.json").read_text())
-    assert resumed["step"] == 2
-    run(tmp_path, tmp_path / "two", 4, processes=1)
-    expected, found = curve(tmp_path / "one"), curve(tmp_path / "two")
-    for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    folder = tmp_path_factory.mktemp("alone")
+    run(folder, folder / "run", 6, processes=1)
+    return curve(folder / "run")
+
+
+@pytest.mark.parametrize(
+    "launches", [[(2, False), (1, False)], [(1, False), (2, True), (1, False)]], ids=["ddp", "fsdp2"]
+)
+def test_each_launch_goes_on_where_the_one_before_stopped_as_one_process_does(tmp_path, alone, launches):
+    out = tmp_path / "run"
+    for number, (processes, sharded) in enumerate(launches):
+        num_steps = 6 if number == len(launches) - 1 else 2 * (number + 1)
+        run(tmp_path, out, num_steps, processes=processes, sharded=sharded)
+        newest = out / "checkpoints" / f"step-{num_steps:07d}"
+        assert json.loads((newest / "state.json").read_text())["step"] == num_steps
+        num_files = processes if sharded else 1
+        assert len(list(newest.glob("model-*.safetensors"))) == num_files
+    found = curve(out)
+    for name in alone:
+        np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, err_msg=name)
