@@ -19,6 +19,11 @@ NUM_SNAPSHOTS = 3
 # The fused loss holds so many tokens of logits at a time: logits of student and teacher, and the gradient.
 LOSS_CHUNK_TOKENS = 256
 LOSS_CHUNK_COPIES = 3
+# Under FSDP2 a layer that runs is whole, and so is the one that comes next. In a training the buffer of the
+# transfer and the layer's gradient are of that size too; outside the layers weight, gradient and buffer.
+WHOLE_LAYERS = 2
+WHOLE_LAYERS_IN_TRAINING = 4
+WHOLE_ENDS_IN_TRAINING = 3
 # A repair runs each layer of both models up to each of its four kinds of matrices, to find the inputs,
 # and once to go on to the next layer.
 REPAIR_PASSES = 5
@@ -29,12 +34,13 @@ class Shape:
     """A model of these axis `sizes`.
 
     `num_active_parameters` take part in each token's matrix products: all but the embedding's rows and, in a
-    mixture, the experts that a token does not visit.
+    mixture, the experts that a token does not visit. `num_end_parameters` lie outside the layers.
     """
 
     sizes: Mapping[str, int]
     num_parameters: int
     num_active_parameters: int
+    num_end_parameters: int
 
     def forward_flops(self, sequence_length_tokens: int) -> float:
         """FLOPs of one token's forward pass in rows of this length; causal attention sees half of it."""
@@ -46,6 +52,11 @@ class Shape:
         feed_forward = self.sizes.get("effn") or self.sizes["ffn"]
         values = 10 * self.sizes["hidden"] + 4 * self._attention_width + 4 * feed_forward
         return num_tokens * self.sizes["layer"] * values * bytes_per_value
+
+    @property
+    def num_layer_parameters(self) -> int:
+        """Parameters of one layer, on average."""
+        return (self.num_parameters - self.num_end_parameters) // self.sizes["layer"]
 
     @property
     def _attention_width(self) -> int:
@@ -126,7 +137,7 @@ def stage_costs(
     once = teacher.forward_flops(length)
     taught = _taught_flops(tutor, student, work)
     training_bytes = _training_bytes(student, work, bytes_per_activation)
-    training_bytes += 0 if work.has_cache else tutor_bytes
+    training_bytes += 0 if work.has_cache else _running_bytes(tutor, work, bytes_per_weight)
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
     snapshots = _snapshot_bytes(student)
     # A teacher in training takes as much beside the student.
@@ -198,7 +209,7 @@ def stage_costs(
             flops=evaluated + (work.distill_tokens * (taught + correcting_flops) if work.has_baseline else 0),
             memory_bytes=training_bytes + correcting_bytes
             if work.has_baseline
-            else teacher_bytes + student_bytes,
+            else sum(_running_bytes(model, work, bytes_per_weight) for model in (teacher, student)),
             read_bytes=teacher_bytes + 2 * student_bytes,
             written_bytes=snapshots + student_bytes + corrected_bytes if work.has_baseline else 0,
         ),
@@ -242,13 +253,23 @@ def _snapshot_bytes(model: Shape) -> int:
     return NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * model.num_parameters
 
 
+def _running_bytes(model: Shape, work: Work, bytes_per_weight: int) -> int:
+    """What a model that is only run forward takes in each process."""
+    if not work.is_sharded:
+        return model.num_parameters * bytes_per_weight
+    num_shared = model.num_parameters - model.num_end_parameters
+    num_whole = model.num_end_parameters + WHOLE_LAYERS * model.num_layer_parameters
+    return (num_shared // work.num_processes + num_whole) * bytes_per_weight
+
+
 def _training_bytes(student: Shape, work: Work, bytes_per_activation: int) -> int:
     tokens = work.micro_rows * work.sequence_length_tokens
     chunk = LOSS_CHUNK_TOKENS * LOSS_CHUNK_COPIES * student.sizes["vocab"] * BYTES_FLOAT32
     weights = TRAINING_BYTES_PER_PARAMETER * student.num_parameters
     if work.is_sharded:
-        # Whole before and after the training, beside the parts.
-        weights = weights // work.num_processes + BYTES_FLOAT32 * student.num_parameters
+        whole = WHOLE_ENDS_IN_TRAINING * student.num_end_parameters
+        whole += WHOLE_LAYERS_IN_TRAINING * student.num_layer_parameters
+        weights = weights // work.num_processes + BYTES_FLOAT32 * whole
     activations = student.activation_bytes(tokens, bytes_per_activation)
     if work.checkpointing:
         num_layers, hidden = student.sizes["layer"], student.sizes["hidden"]
