@@ -159,10 +159,12 @@ def wait() -> None:
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> None:
-    """Make each tensor, in place, the sum of those of all processes."""
+    """Make each tensor, in place, the sum of those of all processes, however long one takes to get here."""
     if count() > 1:
+        wait()
         for tensor in tensors:
-            distributed.all_reduce(tensor)
+            # A group of GPUs adds up what is on them alone.
+            distributed.all_reduce(tensor, group=_waiting_group() if tensor.device.type == "cpu" else None)
 
 
 def my_part(total: int, *, step: int = 1) -> range:

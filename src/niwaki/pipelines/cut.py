@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from niwaki.ground import processes
 from niwaki.ground.family import family_of
 from niwaki.ground.run import write_atomically
 from niwaki.ground.saved import save_model
@@ -32,8 +33,15 @@ def cut(
 
     What is measured to choose the layers that go is kept in `depth_folder`, so that it is measured once.
     Beside the model lie `trim.json` and, when something was done after the cut, `mended.json`.
+
+    Collective: several processes share out what is measured; the main one writes.
     """
     keep = _keep(inputs, importance, sizes, depth_folder)
+    _write(inputs, importance, keep, out)
+
+
+@processes.main_only
+def _write(inputs: Inputs, importance: Importance, keep: dict[str, Tensor], out: Path) -> None:
     keep, edits, basis = edits_of(inputs, importance, keep)
     if not needs_memory(inputs.recipe, keep):
         trim(inputs.teacher_folder, out, keep=keep, edits=edits)

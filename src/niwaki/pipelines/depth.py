@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, NiwakiError, RecipeError
 from niwaki.evaluation.harness import find_tasks, run_tasks, stated_metrics
+from niwaki.ground import processes
 from niwaki.pipelines.inputs import Inputs, task_folder
 from niwaki.pruning.depth import (
     best_removal,
@@ -30,7 +31,7 @@ def layers_to_drop(
 ) -> tuple[int, ...]:
     """The layers that go when the teacher is cut to `sizes`, ascending; none where it keeps all.
 
-    What is measured is kept in `folder / "depth.json"`, which candidates of the same depth share.
+    What is measured is kept in `folder / "depth.json"`, which candidates of the same depth share. Collective.
 
     Raises:
         RecipeError: the named layers are not as many as go.
@@ -133,12 +134,14 @@ def _measure(inputs: Inputs, missing: list[Layers], record: DepthRecord) -> None
 def _task_score(inputs: Inputs, task: str, model: PreTrainedModel) -> float:
     """The metric of the recipe, or the task's first, with the sign that makes higher better."""
     depth = inputs.recipe.depth
-    results = run_tasks(
-        model,
-        inputs.tokenizer,
-        [task],
-        include_path=task_folder(inputs.recipe),
-        limit=depth.num_samples,
+    results = processes.by_main(
+        lambda: run_tasks(
+            model,
+            inputs.tokenizer,
+            [task],
+            include_path=task_folder(inputs.recipe),
+            limit=depth.num_samples,
+        )
     )
     found = results[task]
     metric = depth.metric or next(iter(found.metrics), None)
