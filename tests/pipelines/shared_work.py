@@ -1,70 +1,156 @@
-"""Stages that processes share out, on tiny models: done here by one, or as a script by several.
+"""Stages that processes share out, on tiny models: done by one process, or by several that run this script.
 
-As a script: `shared_work.py FOLDER`. Process N saves what it gets as `FOLDER/STAGE-N.safetensors`.
+As a script: `shared_work.py GIVEN OUT`. Process N saves what it gets as `OUT/STAGE-N.safetensors`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from niwaki.ground import processes
 from niwaki.ground.stream import Rows
+from niwaki.masks.file import MaskFile
+from niwaki.masks.oneshot import one_shot
+from niwaki.masks.patterns import Pattern
+from niwaki.pipelines.cut import MENDED, cut
+from niwaki.pipelines.importance import measure
+from niwaki.pipelines.inputs import Inputs
+from niwaki.pipelines.sparsify_inputs import PRIOR_MASK, SparsifyInputs
+from niwaki.pipelines.sparsify_prior import make_prior
 from niwaki.pruning.depth import measure_on_rows, measure_score, removals
 from niwaki.pruning.depth_record import DepthRecord
+from niwaki.recipe.compress import CompressRecipe
+from niwaki.recipe.load import build
+from niwaki.recipe.sparsify import SparsifyRecipe
 
 NUM_LAYERS, ROW_TOKENS = 4, 8
+PATTERN = Pattern.parse("2:4")
 # Batches of two rows: three for one process, two for the other, and the last is of one row.
 NUM_ROWS, BATCH_ROWS = 9, 2
+SIZES = {"layer": 3, "hidden": 24, "ffn": 40}
+
+Work = Callable[[Path, Path], dict[str, Tensor]]
 
 
-def model(*, hidden_size: int = 32) -> LlamaForCausalLM:
-    """A Llama of four layers with random weights."""
-    torch.manual_seed(hidden_size)
-    sizes = {"vocab_size": 90, "intermediate_size": 48, "num_hidden_layers": NUM_LAYERS, "head_dim": 8}
-    config = LlamaConfig(
-        hidden_size=hidden_size, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, **sizes
-    )
-    return LlamaForCausalLM(config).eval()
+def model() -> LlamaForCausalLM:
+    """A Llama of four layers with random weights, untied."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": NUM_LAYERS}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 128}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **ends)).eval()
+
+
+def mixture() -> MixtralForCausalLM:
+    """Sixteen experts, so that few tokens leave some of them unheard in one process and not in the other."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2}
+    experts = {"num_local_experts": 16, "num_experts_per_tok": 2, "initializer_range": 0.3}
+    config = MixtralConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=8, **sizes, **experts)
+    return MixtralForCausalLM(config).eval()
 
 
 def rows() -> Rows:
     """Twelve rows of random tokens."""
-    return Rows(np.random.default_rng(0).integers(0, 90, 12 * ROW_TOKENS + 1), sequence_length=ROW_TOKENS)
+    tokens = np.random.default_rng(0).integers(0, 300, 12 * ROW_TOKENS + 1)
+    return Rows(tokens, sequence_length=ROW_TOKENS)
 
 
-def depth(folder: Path) -> dict[str, Tensor]:
+def depth(given: Path, out: Path) -> dict[str, Tensor]:
     """Losses and influences without blocks of layers, and a score that is the same everywhere."""
     found = {}
     blocks = [(), *removals(NUM_LAYERS, 2, "block")]
-    for measure in ("loss", "influence"):
-        record = _record(folder, measure)
+    for name in ("loss", "influence"):
+        record = _record(out, name)
         options = {"num_rows": NUM_ROWS, "batch_rows": BATCH_ROWS, "record": record}
-        measure_on_rows(model(), blocks, rows(), measure=measure, **options)
-        assert set(_record(folder, measure).values) == set(blocks)  # what any process reads from the disk
-        found[measure] = torch.tensor([record.values[block] for block in blocks], dtype=torch.float64)
-    record = _record(folder, "layers")
+        measure_on_rows(model(), blocks, rows(), measure=name, **options)
+        assert set(_record(out, name).values) == set(blocks)  # what any process reads from the disk
+        found[name] = torch.tensor([record.values[block] for block in blocks], dtype=torch.float64)
+    record = _record(out, "layers")
     measure_score(model(), blocks, lambda m: m.config.num_hidden_layers, name="layers", record=record)
     return found | {"layers": torch.tensor([record.values[block] for block in blocks])}
 
 
-def _record(folder: Path, measure: str) -> DepthRecord:
-    path = folder / f"{measure}.json"
-    return DepthRecord.open(path, measure=measure, num_samples=NUM_ROWS, higher_is_better=False)
+def masks(given: Path, out: Path) -> dict[str, Tensor]:
+    """One-shot masks, with more rows than one process has, and of one batch, which is one process's."""
+    found = {}
+    for num_rows in (NUM_ROWS, BATCH_ROWS):
+        for method, update in (("wanda", False), ("sparsegpt", True)):
+            options = {"update": update, "num_samples": num_rows, "batch_rows": BATCH_ROWS}
+            for each in one_shot(model(), rows(), pattern=PATTERN, method=method, **options):
+                found[f"{method} {num_rows} {each.name}"] = each.numbers
+                if each.updated is not None:
+                    found[f"{method} {num_rows} {each.name} updated"] = each.updated
+    for each in one_shot(mixture(), rows(), pattern=PATTERN, method="wanda", num_samples=4, batch_rows=2):
+        found[f"experts {each.name}"] = each.numbers
+    return found
 
 
-STAGES: Mapping[str, Callable[[Path], dict[str, Tensor]]] = {"depth": depth}
+def prior(given: Path, out: Path) -> dict[str, Tensor]:
+    """The first stage of a sparsify run, with a layer left dense and SparseGPT's update, as it is on disk."""
+    recipe = {
+        "kind": "sparsify",
+        "model": str(given / "teacher"),
+        "data": _data(given),
+        "dense_layers": 1,
+        "prior": {"method": "sparsegpt", "update": True, "num_samples": NUM_ROWS, "batch_rows": BATCH_ROWS},
+        "learn": None,
+        "evaluate": {"num_tokens": 160, "sensitivity_rows": 4},
+    }
+    folder = out / "1-prior"
+    inputs = SparsifyInputs(build(recipe, SparsifyRecipe, name="recipe"), out)
+    processes.by_main(folder.mkdir)
+    record = make_prior(inputs, folder)
+    processes.wait()
+    found = load_file(folder / "model" / "model.safetensors") | MaskFile(folder / PRIOR_MASK).load()
+    return found | {"sensitivity": torch.tensor(list(record["sensitivity"].values()))}
+
+
+def trim(given: Path, out: Path) -> dict[str, Tensor]:
+    """A cut of layers that are measured, rotated, rescaled and repaired, as it is on disk."""
+    recipe = {
+        "kind": "compress",
+        "teacher": str(given / "teacher"),
+        "data": _data(given),
+        "score": {"num_samples": 8, "batch_rows": BATCH_ROWS, "rounds": 2},
+        "depth": {"num_samples": NUM_ROWS},
+        "choose": {"to": "60%"},
+        "trim": {"rotate": True, "rescale": "auto", "repair": True},
+        "distill": {"tokens": "10k", "batch_tokens": 64},
+    }
+    inputs = Inputs(build(recipe, CompressRecipe, name="recipe"))
+    importance = measure(inputs, inputs.load(inputs.teacher_folder))
+    cut(inputs, importance, SIZES, out / "cut", depth_folder=out)
+    mended = json.loads((out / "cut" / MENDED).read_text())
+    losses = list(mended["kl_to_teacher"].values())
+    return load_file(out / "cut" / "model.safetensors") | {"losses": torch.tensor(losses)}
+
+
+STAGES: Mapping[str, Work] = {work.__name__: work for work in (depth, masks, prior, trim)}
+
+
+def _data(given: Path) -> dict[str, object]:
+    return {"source": str(given / "texts"), "sequence_length_tokens": 16, "held_out": "30%"}
+
+
+def _record(folder: Path, name: str) -> DepthRecord:
+    path = folder / f"{name}.json"
+    return DepthRecord.open(path, measure=name, num_samples=NUM_ROWS, higher_is_better=False)
 
 
 if __name__ == "__main__":
-    given = Path(sys.argv[1])
+    given, out = Path(sys.argv[1]), Path(sys.argv[2])
+    os.environ["NIWAKI_CACHE"] = str(out / "cache")
     with processes.together():
         for name, work in STAGES.items():
-            save_file(work(given), given / f"{name}-{processes.number()}.safetensors")
+            save_file(work(given, out), out / f"{name}-{processes.number()}.safetensors")
