@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from niwaki.ground import processes
 from niwaki.ground.family import family_of
@@ -18,6 +20,7 @@ from niwaki.pipelines.around import edits_of, mend, needs_memory
 from niwaki.pipelines.depth import layers_to_drop
 from niwaki.pipelines.importance import measure
 from niwaki.pipelines.inputs import Inputs
+from niwaki.pruning.edit import Edit
 from niwaki.pruning.importance import Importance
 from niwaki.pruning.rounds import select_in_rounds
 from niwaki.pruning.select import select
@@ -37,19 +40,24 @@ def cut(
     Collective: several processes share out what is measured; the main one writes.
     """
     keep = _keep(inputs, importance, sizes, depth_folder)
-    _write(inputs, importance, keep, out)
+    keep, edits, basis = edits_of(inputs, importance, keep)
+    if not needs_memory(inputs.recipe, keep):
+        _trim(inputs, out, keep, edits)
+        return
+    bare = out.with_name(f"{out.name}.bare")
+    _trim(inputs, bare, keep, edits)
+    student = inputs.load_student(bare)
+    done = mend(inputs, student, keep, basis)
+    _save(inputs, student, done, bare, out)
 
 
 @processes.main_only
-def _write(inputs: Inputs, importance: Importance, keep: dict[str, Tensor], out: Path) -> None:
-    keep, edits, basis = edits_of(inputs, importance, keep)
-    if not needs_memory(inputs.recipe, keep):
-        trim(inputs.teacher_folder, out, keep=keep, edits=edits)
-        return
-    bare = out.with_name(f"{out.name}.bare")
-    trim(inputs.teacher_folder, bare, keep=keep, edits=edits)
-    student = inputs.load_student(bare)
-    done = mend(inputs, student, keep, basis)
+def _trim(inputs: Inputs, out: Path, keep: Mapping[str, Tensor], edits: Sequence[Edit]) -> None:
+    trim(inputs.teacher_folder, out, keep=keep, edits=edits)
+
+
+@processes.main_only
+def _save(inputs: Inputs, student: PreTrainedModel, done: dict[str, Any], bare: Path, out: Path) -> None:
     save_model(student.to(inputs.saved_dtype), bare, out, replace=True)
     shutil.copyfile(bare / RECORD, out / RECORD)
     write_atomically(out / MENDED, json.dumps(done, indent=1))
