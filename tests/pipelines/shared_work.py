@@ -5,10 +5,11 @@ As a script: `shared_work.py GIVEN OUT`. Process N saves what it gets as `OUT/ST
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from niwaki.evaluation.harness import run_tasks
 from niwaki.ground import processes
+from niwaki.ground.model import load_tokenizer
 from niwaki.ground.stream import Rows
 from niwaki.masks.file import MaskFile
 from niwaki.masks.oneshot import one_shot
@@ -136,7 +139,61 @@ def trim(given: Path, out: Path) -> dict[str, Tensor]:
     return load_file(out / "cut" / "model.safetensors") | {"losses": torch.tensor(losses)}
 
 
-STAGES: Mapping[str, Work] = {work.__name__: work for work in (depth, masks, prior, trim)}
+def tasks(given: Path, out: Path) -> dict[str, Tensor]:
+    """Questions with choices, completions and texts: means, hash, and the score of each question in order."""
+    tokenizer = load_tokenizer(given / "teacher")
+    results = run_tasks(model(), tokenizer, list(TASKS), include_path=given / "tasks", batch_size=2)
+    found = {}
+    for name, result in results.items():
+        assert result.num_questions == NUM_QUESTIONS
+        found[f"{name} hash"] = torch.tensor(int(result.hash[:8], 16))
+        found |= {f"{name} {metric}": torch.tensor(value) for metric, value in result.metrics.items()}
+        found |= {f"{name} {metric} each": torch.tensor(values) for metric, values in result.scores.items()}
+    return found
+
+
+def write_tasks(folder: Path) -> None:
+    """The tasks of `TASKS` and their questions, of which no two have the same answer."""
+    folder.mkdir()
+    words = ["branch", "root", "light", "crown", "gardener", "year", "tree"]
+    questions = [
+        {"question": f"The old {word}", "choices": [f" {other} falls" for other in words], "answer": number}
+        | {"text": f"Number {number}: {' '.join(words[number:])}."}
+        for number, word in enumerate(words)
+    ]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": str(folder / "questions.jsonl")}}
+    for name, task in TASKS.items():
+        content = {"task": name, "test_split": "train", **data, **task}
+        (folder / f"{name}.yaml").write_text(json.dumps(content))
+
+
+NUM_QUESTIONS = 7
+TASKS = {
+    "chosen": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": name, "aggregation": "mean"} for name in ("acc", "acc_norm")],
+    },
+    "completed": {
+        "output_type": "generate_until",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{choices[answer]}}",
+        "metric_list": [{"metric": "chrf"}],
+    },
+    "read": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": name} for name in ("word_perplexity", "bits_per_byte")],
+    },
+}
+STAGES: dict[str, Work] = {work.__name__: work for work in (depth, masks, prior, trim)}
+if importlib.util.find_spec("lm_eval") is not None:
+    STAGES["tasks"] = tasks
 
 
 def _data(given: Path) -> dict[str, object]:

@@ -13,8 +13,9 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def given(tokenizer, tmp_path_factory):
-    """A folder with what the stages read: a teacher and texts."""
+    """A folder with what the stages read: a teacher, texts and tasks."""
     folder = tmp_path_factory.mktemp("given")
+    shared_work.write_tasks(folder / "tasks")
     write_texts(folder / "texts")
     shared_work.model().save_pretrained(folder / "teacher")
     tokenizer.save_pretrained(folder / "teacher")

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, NiwakiError, RecipeError
 from niwaki.evaluation.harness import find_tasks, run_tasks, stated_metrics
-from niwaki.ground import processes
 from niwaki.pipelines.inputs import Inputs, task_folder
 from niwaki.pruning.depth import (
     best_removal,
@@ -134,14 +133,12 @@ def _measure(inputs: Inputs, missing: list[Layers], record: DepthRecord) -> None
 def _task_score(inputs: Inputs, task: str, model: PreTrainedModel) -> float:
     """The metric of the recipe, or the task's first, with the sign that makes higher better."""
     depth = inputs.recipe.depth
-    results = processes.by_main(
-        lambda: run_tasks(
-            model,
-            inputs.tokenizer,
-            [task],
-            include_path=task_folder(inputs.recipe),
-            limit=depth.num_samples,
-        )
+    results = run_tasks(
+        model,
+        inputs.tokenizer,
+        [task],
+        include_path=task_folder(inputs.recipe),
+        limit=depth.num_samples,
     )
     found = results[task]
     metric = depth.metric or next(iter(found.metrics), None)
