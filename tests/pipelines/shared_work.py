@@ -28,6 +28,7 @@ from niwaki.masks.patterns import Pattern
 from niwaki.pipelines.cut import MENDED, cut
 from niwaki.pipelines.importance import measure
 from niwaki.pipelines.inputs import Inputs
+from niwaki.pipelines.reward_train import gaps_of
 from niwaki.pipelines.sparsify_inputs import PRIOR_MASK, SparsifyInputs
 from niwaki.pipelines.sparsify_prior import make_prior
 from niwaki.pruning.depth import measure_on_rows, measure_score, removals
@@ -35,6 +36,10 @@ from niwaki.pruning.depth_record import DepthRecord
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import build
 from niwaki.recipe.sparsify import SparsifyRecipe
+from niwaki.reward.features import cache_pairs, cache_ratings, load_extractor
+from niwaki.reward.model import load_backbone
+from niwaki.reward.records import Pair, Rating
+from niwaki.reward.tokens import encode_pairs, encode_ratings
 
 NUM_LAYERS, ROW_TOKENS = 4, 8
 PATTERN = Pattern.parse("2:4")
@@ -152,6 +157,37 @@ def tasks(given: Path, out: Path) -> dict[str, Tensor]:
     return found
 
 
+def reward(given: Path, out: Path) -> dict[str, Tensor]:
+    """Cached states of pairs and of ratings, more than a shard of each, and the gaps of a reward model."""
+    asked = [f"Name a tree{' and a root' * (n % 3)} {n}." for n in range(NUM_ROWS)]
+    prompts = [({"role": "user", "content": text},) for text in asked]
+    extractor = load_extractor(given / "teacher")
+    pairs, _ = encode_pairs(
+        extractor.chat,
+        [Pair(f"pair {n}", prompt, "pine " * (n + 1), "stone") for n, prompt in enumerate(prompts)],
+        max_tokens=128,
+    )
+    ratings, _ = encode_ratings(
+        extractor.chat,
+        [Rating(f"row {n}", prompt, "pine " * (n + 1), {"fit": n}) for n, prompt in enumerate(prompts)],
+        ("fit",),
+        max_tokens=128,
+    )
+    options = {"batch_rows": BATCH_ROWS, "shard_rows": 5}
+    caches = {
+        "pairs": cache_pairs(extractor, pairs, out / "pairs", **options),
+        "ratings": cache_ratings(extractor, ratings, out / "ratings", **options),
+    }
+    found = {
+        f"{name} {tensor}": torch.from_numpy(cache.read(tensor).copy())
+        for name, cache in caches.items()
+        for tensor in ("states", "prompts")
+    }
+    scorable = load_backbone(given / "teacher")
+    torch.nn.init.ones_(scorable.model.score.weight)
+    return found | {"gaps": torch.from_numpy(gaps_of(scorable, pairs, BATCH_ROWS))}
+
+
 def write_tasks(folder: Path) -> None:
     """The tasks of `TASKS` and their questions, of which no two have the same answer."""
     folder.mkdir()
@@ -191,7 +227,7 @@ TASKS = {
         "metric_list": [{"metric": name} for name in ("word_perplexity", "bits_per_byte")],
     },
 }
-STAGES: dict[str, Work] = {work.__name__: work for work in (depth, masks, prior, trim)}
+STAGES: dict[str, Work] = {work.__name__: work for work in (depth, masks, prior, trim, reward)}
 if importlib.util.find_spec("lm_eval") is not None:
     STAGES["tasks"] = tasks
 

@@ -14,7 +14,7 @@ Needs lm-eval: import this module lazily.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -105,20 +105,18 @@ class SharedPrefixLM(HFLM):
 
 
 def _shared_out(requests: Sequence[Instance], answer: Callable[[list[Instance]], list[T]]) -> list[T]:
-    """The answers to all requests, in order; questions are dealt out to the processes one by one.
+    """The answers to all requests, in order; questions are dealt out to the processes.
 
     What belongs to one question stays together, because its requests have a context in common.
     """
-    numbers: dict[tuple[str | None, int | None], int] = {}
-    for request in requests:
-        numbers.setdefault((request.task_name, request.doc_id), len(numbers))
-    mine = [
-        index
-        for index, request in enumerate(requests)
-        if numbers[request.task_name, request.doc_id] % processes.count() == processes.number()
-    ]
-    answers = answer([requests[index] for index in mine]) if mine else []
-    found: dict[int, T] = {}
-    for part in processes.gather(dict(zip(mine, answers, strict=True))):
-        found |= part
+    questions: dict[tuple[str | None, int | None], list[int]] = defaultdict(list)
+    for index, request in enumerate(requests):
+        questions[request.task_name, request.doc_id].append(index)
+
+    def answers(mine: Sequence[list[int]]) -> Iterator[dict[int, T]]:
+        found = iter(answer([requests[index] for question in mine for index in question]))
+        return ({index: next(found) for index in question} for question in mine)
+
+    dealt = processes.deal_out(list(questions.values()), answers)
+    found = {index: value for question in dealt for index, value in question.items()}
     return [found[index] for index in range(len(requests))]
