@@ -65,6 +65,9 @@ def run_tasks(
 ) -> dict[str, TaskResult]:
     """Evaluate `model` on lm-eval `tasks`; the same call gives the same numbers.
 
+    Collective: several processes share out the questions, and all get the same result: that of one process,
+    up to rounding. Only tasks that draw their answers (`do_sample`) draw others.
+
     Args:
         model: a causal language model, on the device where it shall run.
         tokenizer: left as it is; lm-eval gets a copy.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
 from datetime import timedelta
@@ -27,6 +27,7 @@ from torch import distributed
 from niwaki.errors import NiwakiError, RunError, TrainingError
 
 T = TypeVar("T")
+U = TypeVar("U")
 P = ParamSpec("P")
 
 _LONGEST_WAIT = timedelta(days=30)
@@ -177,10 +178,12 @@ def wait() -> None:
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> None:
-    """Make each tensor, in place, the sum of those of all processes."""
+    """Make each tensor, in place, the sum of those of all processes, however long one takes to get here."""
     if count() > 1:
+        wait()
         for tensor in tensors:
-            distributed.all_reduce(tensor)
+            # A group of GPUs adds up what is on them alone.
+            distributed.all_reduce(tensor, group=_waiting_group() if tensor.device.type == "cpu" else None)
 
 
 def my_part(total: int, *, step: int = 1) -> range:
@@ -193,6 +196,18 @@ def my_part(total: int, *, step: int = 1) -> range:
     share = -(-num_steps // count())
     first = min(number() * share * step, total)
     return range(first, min(first + share * step, total))
+
+
+def deal_out(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[U]]) -> list[U]:
+    """What `work` makes of the items, one of each and in their order; every process gets all of it.
+
+    They are dealt out in turn, so that what grows along them is shared out evenly. A process that gets none
+    does not call `work`.
+    """
+    mine = items[number() :: count()]
+    made = list(work(mine)) if mine else []
+    parts = [iter(part) for part in gather(made)]
+    return [next(parts[index % len(parts)]) for index in range(len(items))]
 
 
 def check_shared(path: Path) -> None:

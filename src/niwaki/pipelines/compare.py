@@ -146,7 +146,6 @@ def _paired(inputs: Inputs, results: dict[str, Any]) -> Paired:
     return Paired(product="distilled", baseline="teacher", measures=measures)
 
 
-@processes.main_only
 def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
     tasks = recipe.evaluate.tasks
     if not tasks:

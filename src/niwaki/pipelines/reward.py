@@ -59,7 +59,8 @@ STAGES: dict[str, tuple[Work, tuple[str, ...]]] = {
     EVALUATE: (judge, ("evaluate",)),
     JUSTIFY: (justify, ("justifier", "lora")),
 }
-_TOGETHER = (REGRESS, PREFER, JUSTIFY)
+# What the main process does while the others wait.
+_ALONE = (DATA, OBJECTIVES)
 _NEEDS: dict[str, Callable[[RewardRecipe], object]] = {
     REGRESS: lambda recipe: recipe.regression,
     PREFER: lambda recipe: recipe.preference,
@@ -84,7 +85,7 @@ def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
     depends = _begin(inputs)
     for name, values in depends.items():
         work = partial(STAGES[name][0], inputs)
-        stage(out, name, values, work, together=name in _TOGETHER)
+        stage(out, name, values, work, together=name not in _ALONE)
         if name == DATA:
             show_notes(inputs.data["warnings"])
     report(out)

@@ -62,7 +62,7 @@ def prior_stage(recipe: SparsifyRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         write_record(folder / "prior.json", make_prior(inputs, folder))
 
-    _stage(PRIOR, recipe, out, inputs, work)
+    _stage(PRIOR, recipe, out, inputs, work, together=True)
 
 
 def learn_stage(recipe: SparsifyRecipe, out: Path) -> None:

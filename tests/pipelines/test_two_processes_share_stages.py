@@ -1,0 +1,41 @@
+"""What processes share out by rows: each gets what one process gets."""
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from ..conftest import write_texts
+from ..launch import torchrun
+from . import shared_work
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def given(tokenizer, tmp_path_factory):
+    """A folder with what the stages read: a teacher, texts and tasks."""
+    folder = tmp_path_factory.mktemp("given")
+    shared_work.write_tasks(folder / "tasks")
+    write_texts(folder / "texts")
+    shared_work.model().save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(given, tmp_path_factory):
+    """The folder in which two processes have done every stage."""
+    out = tmp_path_factory.mktemp("shared")
+    done = torchrun(shared_work.__file__, str(given), str(out), processes=2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.mark.parametrize("stage", shared_work.STAGES)
+def test_each_of_two_processes_gets_what_one_gets(given, shared, stage, tmp_path):
+    expected = shared_work.STAGES[stage](given, tmp_path)
+    for number in range(2):
+        found = load_file(shared / f"{stage}-{number}.safetensors")
+        assert set(found) == set(expected)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=TOLERANCE, atol=1e-5, err_msg=name)
