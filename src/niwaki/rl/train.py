@@ -12,7 +12,6 @@ numbers of a step, depend on the number of the step alone, and the learning rate
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +23,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from niwaki.errors import DataError, TrainingError
+from niwaki.errors import DataError
 from niwaki.ground import snapshot
 from niwaki.ground.generate import as_prompt, end_ids, prompt_end, prompt_ids
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.progress import progress
 from niwaki.ground.saved import save_model
+from niwaki.rl.divided import in_parts, step_settings, unseen_by_accelerate, vllm_settings
 from niwaki.rl.extra import Extra, Guarded
 from niwaki.rl.form import OPEN
 from niwaki.rl.order import Order
@@ -115,7 +115,8 @@ def train_rl(
         rollouts_kept_per_step: written in full to `rollouts.jsonl`, right and wrong ones.
 
     Raises:
-        TrainingError: batches that do not divide, rewards that keep failing, or no answer that can be graded.
+        TrainingError: batches that do not divide, rewards that keep failing, no answer that can be graded, or
+            vLLM for a model in parts (FSDP2).
         DataError: no question is left.
         CheckpointError: the model cannot be loaded or saved.
     """
@@ -135,8 +136,8 @@ def train_rl(
     arguments = grpo_arguments(
         out=out,
         max_steps=span.last - span.first,
-        **_divided(prompts_per_step * num_generations, micro_rollouts),
-        **({"use_vllm": True, "vllm_gpu_memory_utilization": vllm_memory} if vllm else {}),
+        **step_settings(prompts_per_step * num_generations, micro_rollouts),
+        **vllm_settings(vllm, vllm_memory),
         num_generations=num_generations,
         max_completion_length=max_completion_tokens,
         learning_rate=learning_rate,
@@ -153,9 +154,11 @@ def train_rl(
         report_to=list(trackers) or "none",
     )
     rows = _rows(order, tokenizer, prompt, span.places(prompts_per_step))
-    trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
+    with unseen_by_accelerate():
+        trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
     keeping = Keeping(out, span.found, save_every_steps, rollouts_kept_per_step)
-    _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
+    with in_parts(trainer):
+        _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
     if span.last == num_steps and trainer.is_world_process_zero():
         _save(trainer.model, folder, out / "model", is_adapter=lora is not None)
     return result
@@ -213,22 +216,6 @@ def _go(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
         steps.bar = bar
         trainer.add_callback(steps)
         trainer.train()
-
-
-def _divided(rollouts: int, micro_rollouts: int) -> dict[str, int]:
-    """TRL's names for a step of `rollouts` over all processes, `micro_rollouts` at a time."""
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))  # nothing is launched before TRL's settings are
-    share = micro_rollouts * num_processes
-    if rollouts % share:
-        raise TrainingError(
-            f"{rollouts} rollouts a step do not divide into {num_processes} process(es) x "
-            f"micro_rollouts {micro_rollouts}.",
-            f"Choose prompts_per_step and num_generations whose product is a multiple of {share}.",
-        )
-    return {
-        "per_device_train_batch_size": micro_rollouts,
-        "gradient_accumulation_steps": rollouts // share,
-    }
 
 
 def grpo_arguments(*, out: Path, **stated: Any) -> Any:
