@@ -10,7 +10,7 @@ from niwaki.pipelines.kinds import pipeline_of
 from niwaki.recipe.kinds import load_recipe
 
 from ..launch import torchrun
-from ..reward.test_pipeline import recipe_of
+from ..reward.conftest import recipe_of
 from .test_reason import RECIPE as REASON
 from .test_sparsify import write_sparsify_recipe
 from .test_two_processes import assert_close, records

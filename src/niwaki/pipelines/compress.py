@@ -29,7 +29,7 @@ from niwaki.pipelines.results_table import show
 from niwaki.pipelines.teach import correct_teacher, teach
 from niwaki.pipelines.trials import rank
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.reporting.page import write_report
+from niwaki.reporting.compress_page import write_report
 
 SCORE, CHOOSE, TRIM, DISTILL, EVALUATE = "1-score", "2-choose", "3-trim", "4-distill", "5-evaluate"
 ORDER = (CORRECT, SCORE, CHOOSE, TRIM, DISTILL, EVALUATE)

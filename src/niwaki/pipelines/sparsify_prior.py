@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground import processes
-from niwaki.ground.checkpoint import Checkpoint, Writer
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.family import family_of
 from niwaki.ground.folder import new_folder
 from niwaki.ground.saved import verify_saved

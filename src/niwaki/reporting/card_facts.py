@@ -9,8 +9,9 @@ from typing import Any
 
 from niwaki.reporting import words
 from niwaki.reporting.collect import collect
+from niwaki.reporting.compress_page import provenance, sample_columns
 from niwaki.reporting.facts import Collected, Sample
-from niwaki.reporting.page import markdown_text, provenance, sample_columns
+from niwaki.reporting.page import markdown_text
 from niwaki.reporting.public import public_name
 from niwaki.reporting.reason_facts import read_run
 from niwaki.reporting.reason_page import TITLES as REASON_TITLES
