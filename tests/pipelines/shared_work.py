@@ -1,6 +1,6 @@
 """Stages that processes share out, on tiny models: done by one process, or by several that run this script.
 
-As a script: `shared_work.py GIVEN OUT`. Process N saves what it gets as `OUT/STAGE-N.safetensors`.
+As a script: `shared_work.py GIVEN OUT STAGE...`. Process N saves what it gets as `OUT/STAGE-N.safetensors`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 from niwaki.evaluation.harness import run_tasks
 from niwaki.ground import processes
 from niwaki.ground.model import load_tokenizer
+from niwaki.ground.parts import is_in_parts, load_together
 from niwaki.ground.stream import Rows
 from niwaki.masks.file import MaskFile
 from niwaki.masks.oneshot import one_shot
@@ -146,8 +147,9 @@ def trim(given: Path, out: Path) -> dict[str, Tensor]:
 
 def tasks(given: Path, out: Path) -> dict[str, Tensor]:
     """Questions with choices, completions and texts: means, hash, and the score of each question in order."""
-    tokenizer = load_tokenizer(given / "teacher")
-    results = run_tasks(model(), tokenizer, list(TASKS), include_path=given / "tasks", batch_size=2)
+    teacher, tokenizer = load_together(given / "teacher"), load_tokenizer(given / "teacher")
+    assert is_in_parts(teacher) == processes.are_sharded()
+    results = run_tasks(teacher, tokenizer, list(TASKS), include_path=given / "tasks", batch_size=2)
     found = {}
     for name, result in results.items():
         assert result.num_questions == NUM_QUESTIONS
@@ -242,8 +244,9 @@ def _record(folder: Path, name: str) -> DepthRecord:
 
 
 if __name__ == "__main__":
-    given, out = Path(sys.argv[1]), Path(sys.argv[2])
-    os.environ["NIWAKI_CACHE"] = str(out / "cache")
+    given, out, *names = sys.argv[1:]
+    os.environ["NIWAKI_CACHE"] = f"{out}/cache"
     with processes.together():
-        for name, work in STAGES.items():
-            save_file(work(given, out), out / f"{name}-{processes.number()}.safetensors")
+        for name in names:
+            found = STAGES[name](Path(given), Path(out))
+            save_file(found, f"{out}/{name}-{processes.number()}.safetensors")

@@ -22,18 +22,36 @@ def given(tokenizer, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def shared(given, tmp_path_factory):
-    """The folder in which two processes have done every stage."""
-    out = tmp_path_factory.mktemp("shared")
-    done = torchrun(shared_work.__file__, str(given), str(out), processes=2)
+def work_together(given, out, *stages, sharded):
+    done = torchrun(shared_work.__file__, str(given), str(out), *stages, processes=2, sharded=sharded)
     assert done.returncode == 0, done.stderr[-4000:]
     return out
 
 
+@pytest.fixture(scope="module")
+def shared(given, tmp_path_factory):
+    """The folder in which two processes have done every stage."""
+    return work_together(given, tmp_path_factory.mktemp("shared"), *shared_work.STAGES, sharded=False)
+
+
 @pytest.mark.parametrize("stage", shared_work.STAGES)
 def test_each_of_two_processes_gets_what_one_gets(given, shared, stage, tmp_path):
-    expected = shared_work.STAGES[stage](given, tmp_path)
+    assert_same(given, shared, stage, tmp_path)
+
+
+def test_processes_that_share_the_weights_cut_and_answer_alike(given, tmp_path):
+    stages = [stage for stage in ("trim", "tasks") if stage in shared_work.STAGES]
+    out = tmp_path / "two"
+    out.mkdir()
+    work_together(given, out, *stages, sharded=True)
+    for stage in stages:
+        alone = tmp_path / stage
+        alone.mkdir()
+        assert_same(given, out, stage, alone)
+
+
+def assert_same(given, shared, stage, alone):
+    expected = shared_work.STAGES[stage](given, alone)
     for number in range(2):
         found = load_file(shared / f"{stage}-{number}.safetensors")
         assert set(found) == set(expected)

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.mode import evaluating
+from niwaki.ground.spread import running
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -88,7 +89,7 @@ def run_tasks(
         raise EvaluationError(
             "the tokenizer has neither a beginning-of-text nor an end-of-text token.", "Set its `eos_token`."
         )
-    with _quiet(), _private_random_state(), evaluating(model):
+    with _quiet(), _private_random_state(), evaluating(model), running(model):
         manager = find_tasks(tasks, include_path)
         lm = SharedPrefixLM(
             pretrained=model,

@@ -25,6 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import DynamicCache
 
 from niwaki.ground import processes
+from niwaki.ground.parts import is_in_parts
 
 T = TypeVar("T")
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -34,23 +35,27 @@ Answer = tuple[float, bool]
 class SharedPrefixLM(HFLM):
     """`HFLM` whose log-likelihood requests on a CPU share the forward pass over a common context.
 
-    Collective: each of several processes answers part of the questions, and all get all answers.
+    Collective: each of several processes answers part of the questions, and all get all answers. A model in
+    parts has to run equally often in all, so there each answers all.
     """
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
         """Log-likelihood of each continuation, and whether greedy decoding would give it."""
         answer = super().loglikelihood
-        return _shared_out(requests, lambda mine: answer(mine, disable_tqdm))
+        return self._shared_out(requests, lambda mine: answer(mine, disable_tqdm))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of each text."""
         answer = super().loglikelihood_rolling
-        return _shared_out(requests, lambda mine: answer(mine, disable_tqdm))
+        return self._shared_out(requests, lambda mine: answer(mine, disable_tqdm))
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """A completion of each prompt."""
         answer = super().generate_until
-        return _shared_out(requests, lambda mine: answer(mine, disable_tqdm))
+        return self._shared_out(requests, lambda mine: answer(mine, disable_tqdm))
+
+    def _shared_out(self, requests: list[Instance], answer: Callable[[list[Instance]], list[T]]) -> list[T]:
+        return answer(requests) if is_in_parts(self.model) else _shared_out(requests, answer)
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None

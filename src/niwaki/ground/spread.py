@@ -51,6 +51,9 @@ def running(model: PreTrainedModel) -> Iterator[None]:
         backbone = model.base_model
         ends = {part for part in backbone.parameters() if not isinstance(part, DTensor)}
         with _sharded(backbone, but=ends):
+            # The first pass makes the buffers of all later ones; made in inference mode they serve no others.
+            with torch.inference_mode(False), torch.no_grad():
+                backbone(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
             yield
     else:
         yield

@@ -9,17 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.ground import processes
 from niwaki.ground.family import family_of
+from niwaki.ground.model import load_model
 from niwaki.ground.run import write_atomically
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.around import edits_of, mend, needs_memory
 from niwaki.pipelines.depth import layers_to_drop
 from niwaki.pipelines.importance import measure
-from niwaki.pipelines.inputs import Inputs
+from niwaki.pipelines.inputs import Inputs, device
 from niwaki.pruning.edit import Edit
 from niwaki.pruning.importance import Importance
 from niwaki.pruning.rounds import select_in_rounds
@@ -46,7 +48,7 @@ def cut(
         return
     bare = out.with_name(f"{out.name}.bare")
     _trim(inputs, bare, keep, edits)
-    student = inputs.load_student(bare)
+    student = load_model(bare, dtype=torch.float32, device=device())  # each process mends all of its own
     done = mend(inputs, student, keep, basis)
     _save(inputs, student, done, bare, out)
 
