@@ -62,6 +62,7 @@ LARGE = (
     ("llama-8b-to-4b.yaml", "Llama-3.1-8B", 8, False),
     ("llama-8b-to-4b.yaml", "Llama-3.1-8B", 8, True),
     ("llama-8b-to-4b.yaml", "Llama-3.1-8B", 64, True),
+    ("llama-70b-to-half.yaml", "Llama-3.1-70B", 32, True),
     ("llama-70b-to-half.yaml", "Llama-3.1-70B", 64, True),
 )
 H100_FLOPS_PER_S = 989.5e12 * EFFICIENCY

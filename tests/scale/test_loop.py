@@ -33,17 +33,35 @@ def loss(model, batch):
     total = F.cross_entropy(logits, batch["targets"][batch["mask"]], reduction="sum")
     return total, {}
 
+if len(sys.argv) > 3:  # the disk of this process fills up at its second snapshot
+    from niwaki.ground import part_files, processes
+
+    save, saved = part_files.save_file, []
+
+    def full(*arguments):
+        saved.append(arguments)
+        if len(saved) > 2 and processes.number() == int(sys.argv[3]):
+            raise OSError(28, "No space left on device")
+        save(*arguments)
+
+    part_files.save_file = full
+
 fit(model, Uneven(), loss, out=Path(sys.argv[1]), num_steps=int(sys.argv[2]), batch_rows=8, micro_rows=2,
     learning_rate=1e-2, min_learning_rate=1e-2, precision="float32", save_every_steps=2, held_out=rows,
     held_out_rows=5, evaluate_every_steps=2)
 """
 
 
-def run(tmp_path: Path, out: Path, num_steps: int, *, processes: int, sharded: bool = False) -> None:
+def launch(tmp_path: Path, out: Path, *more: int, processes: int, sharded: bool = False) -> tuple[int, str]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = torchrun(str(script), str(out), str(num_steps), processes=processes, sharded=sharded)
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = torchrun(str(script), str(out), *map(str, more), processes=processes, sharded=sharded)
+    return done.returncode, done.stderr
+
+
+def run(tmp_path: Path, out: Path, num_steps: int, *, processes: int, sharded: bool = False) -> None:
+    code, errors = launch(tmp_path, out, num_steps, processes=processes, sharded=sharded)
+    assert code == 0, errors[-4000:]
 
 
 def curve(out: Path) -> dict[str, list[float]]:
@@ -73,3 +91,13 @@ def test_each_launch_goes_on_where_the_one_before_stopped_as_one_process_does(tm
     found = curve(out)
     for name in alone:
         np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, err_msg=name)
+
+
+def test_a_process_whose_disk_is_full_leaves_the_snapshot_before_whole(tmp_path):
+    code, errors = launch(tmp_path, tmp_path / "run", 6, 1, processes=2, sharded=True)
+    assert code != 0
+    assert "checkpoints/step-0000004: cannot be saved" in errors
+    assert "No space left on device" in errors
+    left = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in left.iterdir()] == ["step-0000002"]
+    assert len(list((left / "step-0000002").glob("*-of-2.safetensors"))) == 4

@@ -565,6 +565,14 @@ def test_processes_share_time_and_sharded_ones_share_weights(tmp_path):
     assert found["ddp"].flops == found["fsdp2"].flops == pytest.approx(found["one"].flops / 8)
 
 
+def test_eight_processes_do_an_eighth_of_every_stage():
+    work = {"calibration_rounds": 3, "basis_tokens": 70, "depth_tokens": 80, "repair_tokens": 90}
+    alone, eight = (costs(num_processes=number, has_baseline=True, **work) for number in (1, 8))
+    for name, stage in alone.items():
+        assert stage.flops > 0, name
+        assert stage.flops == pytest.approx(8 * eight[name].flops), name
+
+
 def test_what_processes_share_is_whole_for_a_layer_at_a_time_and_outside_the_layers():
     whole, shared = (costs(num_processes=8, is_sharded=sharded) for sharded in (False, True))
     # Layers of 20,000 (teacher) and 15,000 (student) parameters, 20,000 outside the layers of each.

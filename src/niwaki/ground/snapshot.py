@@ -53,10 +53,11 @@ def save(
 
     Raises:
         TrainingError: the disk refused; the older snapshots are untouched.
+        RunError: the processes do not see the same folder.
     """
     step, tokens = progress
     final = folder / f"step-{step:07d}"
-    partial = folder / f".{final.name}.partial"
+    partial = _partial(final)
     weights = _own_tensors(dict(get_model_state_dict(model)))
     # What is frozen is where it was loaded from; a tied weight has several names.
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -65,26 +66,28 @@ def save(
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
     state = {"step": step, "tokens": tokens, "param_groups": moments["param_groups"]}
     failure: OSError | SafetensorError | None = None
-    _prepare(partial)
+    _prepare(final)
+    processes.check_shared(partial)
     try:
         write_parts(partial, _WEIGHTS, weights)
         write_parts(partial, _MOMENTS, _flat(moments["state"]))
     except (OSError, SafetensorError) as error:
         failure = error
     refusals = [said for said in processes.gather(None if failure is None else str(failure)) if said]
-    _finish(partial, final, state, refusals, keep=keep)
+    _finish(final, state, refusals, keep=keep)
 
 
 @processes.main_only
-def _prepare(partial: Path) -> None:
-    _tidy(partial.parent)
-    with _saving(partial):
-        partial.mkdir(parents=True)
+def _prepare(final: Path) -> None:
+    _tidy(final.parent)
+    with _saving(final):
+        _partial(final).mkdir(parents=True)
 
 
 @processes.main_only
-def _finish(partial: Path, final: Path, state: dict[str, Any], refusals: list[str], *, keep: int) -> None:
-    with _saving(partial):
+def _finish(final: Path, state: dict[str, Any], refusals: list[str], *, keep: int) -> None:
+    partial = _partial(final)
+    with _saving(final):
         if refusals:
             raise OSError(refusals[0])
         (partial / "state.json").write_text(json.dumps(state))
@@ -95,14 +98,18 @@ def _finish(partial: Path, final: Path, state: dict[str, Any], refusals: list[st
     _tidy(final.parent, keep)
 
 
+def _partial(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
 @contextmanager
-def _saving(partial: Path) -> Iterator[None]:
+def _saving(final: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(_partial(final), ignore_errors=True)
         raise TrainingError(
-            f"{partial}: cannot be saved ({error}). The snapshots before it are whole.",
+            f"{final}: cannot be saved ({error}). The snapshots before it are whole.",
             "Free some space and run the same command again: it goes on from the newest one.",
         ) from error
 

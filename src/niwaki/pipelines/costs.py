@@ -122,11 +122,13 @@ def stage_costs(
     bytes_per_weight: int,
     bytes_per_activation: int,
     taught_by: Shape | None = None,
+    streaming_bytes: int | None = None,
 ) -> tuple[StageCost, ...]:
     """Costs of the stages in order.
 
     `bytes_per_weight` is that of the teacher's checkpoint, in which the trimmed model is saved too.
-    `taught_by` is the model to learn from, where it is not `teacher`, the one that is cut.
+    `taught_by` is the model to learn from, where it is not `teacher`, the one that is cut. With
+    `streaming_bytes` forward passes of the teacher read layers from disk, in so much memory.
     """
     tutor = taught_by or teacher
     tutor_bytes = tutor.num_parameters * bytes_per_weight
@@ -152,8 +154,8 @@ def stage_costs(
     if work.calibration_passes > 1:
         held_bytes = calibration + teacher.num_parameters * BYTES_FLOAT32
     whole_scoring = work.calibration_passes * work.calibration_rows * length * once
-    further_rounds = (work.calibration_rounds - 1) * whole_scoring
     scoring = whole_scoring / work.num_processes
+    further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length)) / work.num_processes
     measured = work.evaluate_tokens * student.forward_flops(length) / work.num_processes
     correct = StageCost(
@@ -170,20 +172,29 @@ def stage_costs(
         read_bytes=tutor_bytes,
         written_bytes=work.cache_tokens * work.cache_bytes_per_token,
     )
-    repaired = REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length))
+    repaired = (
+        REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length)) / work.num_processes
+    )
     # The repaired student is saved before the bare one is removed.
     cut_bytes = student_bytes * (2 if work.repair_tokens else 1)
-    both_bytes = teacher_bytes + BYTES_FLOAT32 * student.num_parameters if work.repair_tokens else 0
+
+    def beside_teacher(num_bytes: int) -> int:
+        whole = teacher_bytes + num_bytes
+        return whole if streaming_bytes is None else max(num_bytes, streaming_bytes)
+
+    both_bytes = beside_teacher(BYTES_FLOAT32 * student.num_parameters) if work.repair_tokens else 0
+    tried_bytes = training_bytes if work.trial_tokens else _running_bytes(student, work, bytes_per_weight)
+    walked_bytes = beside_teacher(0) if work.basis_tokens + work.depth_tokens else 0
     return (
         *([correct] if work.correct_tokens else []),
-        StageCost("score", scoring, teacher_bytes + held_bytes, read_bytes=teacher_bytes),
+        StageCost("score", scoring, beside_teacher(held_bytes), read_bytes=teacher_bytes),
         *([cache] if work.has_cache else []),
         StageCost(
             "choose",
-            flops=(work.basis_tokens + work.depth_tokens) * once
+            flops=(work.basis_tokens + work.depth_tokens) * once / work.num_processes
             + work.num_candidates
             * (repaired + measured + work.trial_share * work.trial_tokens * taught + further_rounds),
-            memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
+            memory_bytes=max(tried_bytes, both_bytes, walked_bytes),
             read_bytes=work.num_candidates * teacher_bytes,
             # Each candidate with one snapshot, and another one while it is written.
             written_bytes=work.num_kept_candidates * (student_bytes + (snapshot if work.trial_tokens else 0))

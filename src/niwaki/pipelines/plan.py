@@ -125,10 +125,8 @@ def plan(
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
             taught_by=taught_by,
+            streaming_bytes=allowed_memory_bytes(device()) if streamed_bytes else None,
         )
-        if streamed_bytes:
-            allowed_bytes = allowed_memory_bytes(device())
-            stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
     if streamed_bytes:
         problems += does_not_stream(recipe, streamed_bytes)
     if teacher is not None:
