@@ -155,8 +155,7 @@ def train_rl(
     rows = _rows(order, tokenizer, prompt, span.places(prompts_per_step))
     trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
     keeping = Keeping(out, span.found, save_every_steps, rollouts_kept_per_step)
-    with in_parts(trainer):
-        _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
+    _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
     if span.last == num_steps and trainer.is_world_process_zero():
         _save(trainer.model, folder, out / "model", is_adapter=lora is not None)
     return result
@@ -206,10 +205,14 @@ def _rows(order: Order, tokenizer: PreTrainedTokenizerBase, prompt: str, places:
 
 
 def _go(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
-    if span.last <= span.first:
-        if span.found is not None:
+    with in_parts(trainer):
+        if span.last > span.first:
+            _train(trainer, span, steps, label)
+        elif span.found is not None:
             snapshot.restore_weights(span.found, trainer.model)
-        return
+
+
+def _train(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
     with progress(label, total=span.last, start=span.first, shown=trainer.is_world_process_zero()) as bar:
         steps.bar = bar
         trainer.add_callback(steps)
