@@ -70,11 +70,12 @@ def test_reward_models(trained, tmp_path, sharded):
 
 
 @pytest.mark.slow
-def test_grpo_with_its_warm_up(tmp_path):
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_grpo_with_its_warm_up(tmp_path, sharded):
     pytest.importorskip("trl")
     text = REASON.replace("micro_rows: 8", "micro_rows: 4").replace("micro_rollouts: 8", "micro_rollouts: 4")
     (tmp_path / "recipe.yaml").write_text(text)
-    run_both(tmp_path / "recipe.yaml", tmp_path)
+    run_both(tmp_path / "recipe.yaml", tmp_path, sharded=sharded)
     assert_same_curves(tmp_path, "3-warm-up")
     steps = [records(tmp_path / run / "4-rl" / "metrics.jsonl") for run in ("one", "two")]
     for name in ("step", "rollouts", "groups"):

@@ -15,6 +15,8 @@ import json, sys, torch
 import numpy as np
 from pathlib import Path
 from torch.distributed.tensor import DTensor
+from niwaki.distillation.correction import distill_and_correct
+from niwaki.distillation.hidden import HiddenLoss
 from niwaki.distillation.train import distill
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground import processes
@@ -34,9 +36,13 @@ def distilled(load, name):
     with torch.no_grad(), running(student):
         noise = torch.randn(90, 20, generator=torch.Generator().manual_seed(0))
         student.get_input_embeddings().weight.add_(0.1 * noise)
-    for part in "ab":  # a second training of the same model too
-        distill(student, teacher, rows, out=out / f"{name}-{part}", num_steps=3, batch_rows=4, micro_rows=1,
-            learning_rate=1e-2, weight_decay=0.1, save_every_steps=2, held_out=rows, held_out_rows=3)
+    options = dict(num_steps=3, batch_rows=4, micro_rows=1, learning_rate=1e-2, weight_decay=0.1, held_out=rows,
+        held_out_rows=3, save_every_steps=2)
+    distill(student, teacher, rows, out=out / f"{name}-logits", **options)
+    # A second training of the same models, with hidden states and recomputed activations; and of both.
+    states = HiddenLoss(parts=("output", "embedding", "attention"), layers={-1: -1}, alpha=0.5)
+    distill(student, teacher, rows, out=out / f"{name}-hidden", hidden=states, checkpointing=True, **options)
+    distill_and_correct(student, teacher, rows, out=out / f"{name}-both", teacher_learning_rate=1e-3, **options)
     after = held_out_loss(student, rows, num_rows=7, batch_rows=2, teacher=teacher)
     found[name] = {"before": before.row_nats, "after": after.row_nats, "kl": after.kl_to_teacher.mean}
     return student
@@ -89,8 +95,8 @@ def test_what_two_processes_do_with_parts_is_what_they_do_with_all(tmp_path, fol
     assert found["whole"]["after"] != found["whole"]["before"]
     # 31 rows in two parts, the second padded.
     assert found["own_bytes"] == [16 * 20 * 4, 16 * 20 * 4]
-    for part in "ab":
-        names = [tmp_path / "two" / f"{name}-{part}" / "metrics.jsonl" for name in ("whole", "parts")]
+    for training in ("logits", "hidden", "both"):
+        names = [tmp_path / "two" / f"{name}-{training}" / "metrics.jsonl" for name in ("whole", "parts")]
         np.testing.assert_allclose(losses(names[0]), losses(names[1]), rtol=1e-6)
     saved = load_file(tmp_path / "two" / "saved" / "model.safetensors")
     assert saved.keys() == load_file(folder / "model.safetensors").keys()

@@ -115,8 +115,7 @@ def train_rl(
         rollouts_kept_per_step: written in full to `rollouts.jsonl`, right and wrong ones.
 
     Raises:
-        TrainingError: batches that do not divide, rewards that keep failing, no answer that can be graded, or
-            vLLM for a model in parts (FSDP2).
+        TrainingError: batches that do not divide, rewards that keep failing, nothing to grade, vLLM in parts.
         DataError: no question is left.
         CheckpointError: the model cannot be loaded or saved.
     """
@@ -154,11 +153,9 @@ def train_rl(
         report_to=list(trackers) or "none",
     )
     rows = _rows(order, tokenizer, prompt, span.places(prompts_per_step))
-    with unseen_by_accelerate():
-        trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
+    trainer = _trainer(policy, arguments, rows, tokenizer, [judge, *extras], lora)
     keeping = Keeping(out, span.found, save_every_steps, rollouts_kept_per_step)
-    with in_parts(trainer):
-        _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
+    _go(trainer, span, Steps(trainer, judge, extras, keeping, span.first, span.last, seed), label)
     if span.last == num_steps and trainer.is_world_process_zero():
         _save(trainer.model, folder, out / "model", is_adapter=lora is not None)
     return result
@@ -208,10 +205,14 @@ def _rows(order: Order, tokenizer: PreTrainedTokenizerBase, prompt: str, places:
 
 
 def _go(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
-    if span.last <= span.first:
-        if span.found is not None:
+    with in_parts(trainer):
+        if span.last > span.first:
+            _train(trainer, span, steps, label)
+        elif span.found is not None:
             snapshot.restore_weights(span.found, trainer.model)
-        return
+
+
+def _train(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
     with progress(label, total=span.last, start=span.first, shown=trainer.is_world_process_zero()) as bar:
         steps.bar = bar
         trainer.add_callback(steps)
@@ -266,14 +267,15 @@ def _trainer(
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
         )
     logging.set_verbosity_error()
-    trainer = GRPOTrainer(
-        model=policy,
-        reward_funcs=list(rewards),
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+    with unseen_by_accelerate():
+        trainer = GRPOTrainer(
+            model=policy,
+            reward_funcs=list(rewards),
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
