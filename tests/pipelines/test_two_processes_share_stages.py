@@ -1,5 +1,7 @@
 """What processes share out by rows: each gets what one process gets."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -9,6 +11,7 @@ from ..launch import torchrun
 from . import shared_work
 
 TOLERANCE = 1e-4
+MOST_OF_THE_WORK = 0.9
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +35,13 @@ def shared(given, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", shared_work.STAGES)
-def test_each_of_two_processes_gets_what_one_gets(given, shared, stage, tmp_path):
-    expected = shared_work.STAGES[stage](given, tmp_path)
+def test_each_of_two_processes_gets_what_one_gets_and_does_part_of_it(given, shared, stage, tmp_path):
+    expected, num_tokens = shared_work.do(stage, given, tmp_path)
     for number in range(2):
         found = load_file(shared / f"{stage}-{number}.safetensors")
         assert set(found) == set(expected)
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=TOLERANCE, atol=1e-5, err_msg=name)
+        # The first has more: the longer part, and what the main process does to check what it saved.
+        part = json.loads((shared / f"{stage}-{number}.json").read_text())
+        assert 0 < part < MOST_OF_THE_WORK * num_tokens
