@@ -11,7 +11,6 @@ from ..launch import torchrun
 from . import shared_work
 
 TOLERANCE = 1e-4
-MOST_OF_THE_WORK = 0.9
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +41,6 @@ def test_each_of_two_processes_gets_what_one_gets_and_does_part_of_it(given, sha
         assert set(found) == set(expected)
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=TOLERANCE, atol=1e-5, err_msg=name)
-        # The first has more: the longer part, and what the main process does to check what it saved.
+        # The first also does what the main process does to check what it saved.
         part = json.loads((shared / f"{stage}-{number}.json").read_text())
-        assert 0 < part < MOST_OF_THE_WORK * num_tokens
+        assert 0 < part <= (0.9, 0.5)[number] * num_tokens
