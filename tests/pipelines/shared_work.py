@@ -1,6 +1,7 @@
 """Stages that processes share out, on tiny models: done by one process, or by several that run this script.
 
-As a script: `shared_work.py GIVEN OUT STAGE...`. Process N saves what it gets as `OUT/STAGE-N.safetensors`.
+As a script: `shared_work.py GIVEN OUT STAGE...`. Process N saves what it gets as `OUT/STAGE-N.safetensors`,
+and beside that how much it ran.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from niwaki.evaluation.harness import run_tasks
 from niwaki.ground import processes
@@ -234,6 +238,22 @@ if importlib.util.find_spec("lm_eval") is not None:
     STAGES["tasks"] = tasks
 
 
+def do(stage: str, given: Path, out: Path) -> tuple[dict[str, Tensor], int]:
+    """What a stage gets, and how many tokens went through layers for that in this process."""
+    num_tokens = 0
+
+    def count(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal num_tokens
+        if isinstance(module, LlamaDecoderLayer):
+            num_tokens += args[0].shape[0] * args[0].shape[1]
+
+    handle = register_module_forward_pre_hook(count)
+    try:
+        return STAGES[stage](given, out), num_tokens
+    finally:
+        handle.remove()
+
+
 def _data(given: Path) -> dict[str, object]:
     return {"source": str(given / "texts"), "sequence_length_tokens": 16, "held_out": "30%"}
 
@@ -244,9 +264,11 @@ def _record(folder: Path, name: str) -> DepthRecord:
 
 
 if __name__ == "__main__":
-    given, out, *names = sys.argv[1:]
-    os.environ["NIWAKI_CACHE"] = f"{out}/cache"
+    given, out, stages = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    os.environ["NIWAKI_CACHE"] = str(out / "cache")
     with processes.together():
-        for name in names:
-            found = STAGES[name](Path(given), Path(out))
-            save_file(found, f"{out}/{name}-{processes.number()}.safetensors")
+        for stage in stages:
+            found, num_tokens = do(stage, given, out)
+            place = out / f"{stage}-{processes.number()}"
+            save_file(found, place.with_suffix(".safetensors"))
+            place.with_suffix(".json").write_text(json.dumps(num_tokens))

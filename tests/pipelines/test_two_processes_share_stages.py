@@ -1,5 +1,7 @@
 """What processes share out by rows: each gets what one process gets."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -35,25 +37,29 @@ def shared(given, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", shared_work.STAGES)
-def test_each_of_two_processes_gets_what_one_gets(given, shared, stage, tmp_path):
-    assert_same(given, shared, stage, tmp_path)
+def test_each_of_two_processes_gets_what_one_gets_and_does_part_of_it(given, shared, stage, tmp_path):
+    num_tokens = check_same(given, shared, stage, tmp_path)
+    for number in range(2):
+        # The first also does what the main process does to check what it saved.
+        part = json.loads((shared / f"{stage}-{number}.json").read_text())
+        assert 0 < part <= (0.9, 0.5)[number] * num_tokens
 
 
 def test_processes_that_share_the_weights_cut_and_answer_alike(given, tmp_path):
     stages = [stage for stage in ("trim", "tasks") if stage in shared_work.STAGES]
-    out = tmp_path / "two"
-    out.mkdir()
-    work_together(given, out, *stages, sharded=True)
+    (tmp_path / "two").mkdir()
+    out = work_together(given, tmp_path / "two", *stages, sharded=True)
     for stage in stages:
-        alone = tmp_path / stage
-        alone.mkdir()
-        assert_same(given, out, stage, alone)
+        (tmp_path / stage).mkdir()
+        check_same(given, out, stage, tmp_path / stage)
 
 
-def assert_same(given, shared, stage, alone):
-    expected = shared_work.STAGES[stage](given, alone)
+def check_same(given, shared, stage, alone):
+    """Compare what each of two processes got with what this one gets; how many tokens this one ran."""
+    expected, num_tokens = shared_work.do(stage, given, alone)
     for number in range(2):
         found = load_file(shared / f"{stage}-{number}.safetensors")
         assert set(found) == set(expected)
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=TOLERANCE, atol=1e-5, err_msg=name)
+    return num_tokens
