@@ -42,7 +42,8 @@ def distilled(load, name):
     # A second training of the same models, with hidden states and recomputed activations; and of both.
     states = HiddenLoss(parts=("output", "embedding", "attention"), layers={-1: -1}, alpha=0.5)
     distill(student, teacher, rows, out=out / f"{name}-hidden", hidden=states, checkpointing=True, **options)
-    distill_and_correct(student, teacher, rows, out=out / f"{name}-both", teacher_learning_rate=1e-3, **options)
+    options["teacher_learning_rate"] = 1e-3
+    distill_and_correct(student, teacher, rows, out=out / f"{name}-both", **options)
     after = held_out_loss(student, rows, num_rows=7, batch_rows=2, teacher=teacher)
     found[name] = {"before": before.row_nats, "after": after.row_nats, "kl": after.kl_to_teacher.mean}
     return student
