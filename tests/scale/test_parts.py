@@ -36,8 +36,8 @@ def distilled(load, name):
     with torch.no_grad(), running(student):
         noise = torch.randn(90, 20, generator=torch.Generator().manual_seed(0))
         student.get_input_embeddings().weight.add_(0.1 * noise)
-    options = dict(num_steps=3, batch_rows=4, micro_rows=1, learning_rate=1e-2, weight_decay=0.1, held_out=rows,
-        held_out_rows=3, save_every_steps=2)
+    options = dict(num_steps=3, batch_rows=4, micro_rows=1, learning_rate=1e-2, weight_decay=0.1,
+        held_out=rows, held_out_rows=3, save_every_steps=2)
     distill(student, teacher, rows, out=out / f"{name}-logits", **options)
     # A second training of the same models, with hidden states and recomputed activations; and of both.
     states = HiddenLoss(parts=("output", "embedding", "attention"), layers={-1: -1}, alpha=0.5)

@@ -132,7 +132,6 @@ def stage_costs(
     """
     tutor = taught_by or teacher
     tutor_bytes = tutor.num_parameters * bytes_per_weight
-    tutor_once = tutor.forward_flops(work.sequence_length_tokens)
     teacher_bytes = teacher.num_parameters * bytes_per_weight
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
@@ -158,20 +157,6 @@ def stage_costs(
     further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length)) / work.num_processes
     measured = work.evaluate_tokens * student.forward_flops(length) / work.num_processes
-    correct = StageCost(
-        "correct",
-        flops=(4 if work.checkpointing else 3) * work.correct_tokens * once / work.num_processes,
-        memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
-        read_bytes=teacher_bytes,
-        written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
-    )
-    cache = StageCost(
-        "cache",
-        flops=work.cache_tokens * tutor_once,
-        memory_bytes=tutor_bytes,
-        read_bytes=tutor_bytes,
-        written_bytes=work.cache_tokens * work.cache_bytes_per_token,
-    )
     repaired = (
         REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length)) / work.num_processes
     )
@@ -186,9 +171,9 @@ def stage_costs(
     tried_bytes = training_bytes if work.trial_tokens else _running_bytes(student, work, bytes_per_weight)
     walked_bytes = beside_teacher(0) if work.basis_tokens + work.depth_tokens else 0
     return (
-        *([correct] if work.correct_tokens else []),
+        *([_correct_cost(teacher, work, teacher_bytes, bytes_per_activation)] if work.correct_tokens else []),
         StageCost("score", scoring, beside_teacher(held_bytes), read_bytes=teacher_bytes),
-        *([cache] if work.has_cache else []),
+        *([_cache_cost(tutor, work, tutor_bytes)] if work.has_cache else []),
         StageCost(
             "choose",
             flops=(work.basis_tokens + work.depth_tokens) * once / work.num_processes
@@ -224,6 +209,27 @@ def stage_costs(
             read_bytes=teacher_bytes + 2 * student_bytes,
             written_bytes=snapshots + student_bytes + corrected_bytes if work.has_baseline else 0,
         ),
+    )
+
+
+def _correct_cost(teacher: Shape, work: Work, teacher_bytes: int, bytes_per_activation: int) -> StageCost:
+    once = teacher.forward_flops(work.sequence_length_tokens)
+    return StageCost(
+        "correct",
+        flops=(4 if work.checkpointing else 3) * work.correct_tokens * once / work.num_processes,
+        memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
+        read_bytes=teacher_bytes,
+        written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
+    )
+
+
+def _cache_cost(tutor: Shape, work: Work, tutor_bytes: int) -> StageCost:
+    return StageCost(
+        "cache",
+        flops=work.cache_tokens * tutor.forward_flops(work.sequence_length_tokens),
+        memory_bytes=tutor_bytes,
+        read_bytes=tutor_bytes,
+        written_bytes=work.cache_tokens * work.cache_bytes_per_token,
     )
 
 
