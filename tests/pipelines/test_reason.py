@@ -1,6 +1,7 @@
 """The line of CrossThink on a model of 40,000 parameters: stages, resume, refusals, report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,21 @@ def test_a_finished_run_is_not_done_again(done):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
     assert reason.run(recipe(), out=out) == results
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
+
+
+def test_snapshots_go_with_the_training_that_they_are_of(done, tmp_path, monkeypatch):
+    """Also where a kill comes between the two: nothing is trained again."""
+    out, results = done
+    assert not list(out.rglob("checkpoints"))
+    assert not list(out.rglob("step-*"))
+    shutil.copytree(out, tmp_path / "run")
+    for stage in (reason.WARM_UP, reason.RL):
+        (tmp_path / "run" / stage / "DONE").rename(tmp_path / "run" / stage / "BEGUN")
+        (tmp_path / "run" / stage / ".checkpoints.discarded" / "step-0000001").mkdir(parents=True)
+    for name in ("warm_up", "train_rl"):
+        monkeypatch.setattr(reason, name, lambda *arguments, **options: pytest.fail("it trains again"))
+    assert reason.run(recipe(), out=tmp_path / "run") == results
+    assert not list((tmp_path / "run").rglob("step-*"))
 
 
 def test_another_reward_does_not_go_on_with_this_run(done):

@@ -167,6 +167,7 @@ def test_a_recipe_of_a_justifier_alone_end_to_end(backbone, tmp_path, capsys):
     assert found["written_tokens"] > 10
     assert found["against_product"] is None
     assert not (tmp_path / "out" / "8-evaluate").exists()
+    assert not (tmp_path / "out" / "9-justify" / "checkpoints").exists()
     shown = capsys.readouterr().out
     assert "the same answer in both orders" in shown
     page = (tmp_path / "out" / "report.html").read_text()

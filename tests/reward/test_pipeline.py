@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from niwaki.cli import app
 from niwaki.errors import DataError, RecipeError
 from niwaki.pipelines import reward as pipeline
+from niwaki.pipelines import reward_train
 from niwaki.recipe.reward import starter
 from niwaki.reward.features import Features, cache_pairs, load_extractor, read_published
 from niwaki.reward.scorer import load_scorer
@@ -56,6 +57,8 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     row = next(line for line in card.splitlines() if line.startswith("| Test pairs, objectives"))
     assert f"{100 * judged['models']['objectives']['accuracy']['mean']:.1f}" in row
     assert str(run) not in card
+    assert not list((run / "out").rglob("checkpoints"))
+    assert not list((run / "out").rglob("step-*"))
     # Nothing is done twice.
     before = (run / "out" / "2-regress" / "DONE").stat().st_mtime_ns
     pipeline.run(recipe, out=run / "out")
@@ -96,6 +99,23 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     found = score_conversations(heads, talk)
     assert found == pytest.approx(objectives.rewards(states) @ objectives.transform, abs=1e-4)
     assert score_conversations(scorer.model, talk)[:, 0] == pytest.approx(objectives.score(states), abs=1e-4)
+
+
+def test_a_kill_after_the_snapshots_are_gone_trains_nothing_again(run, tokenizer, tmp_path, monkeypatch):
+    tokenizer.save_pretrained(run / "backbone")
+    recipe = recipe_of(run / "backbone", tmp_path, objectives=None, export={})
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reward_train, "sweep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe, out=tmp_path / "out")
+    monkeypatch.undo()
+    for stage in ("2-regress", "3-prefer"):
+        (tmp_path / "out" / stage / "DONE").rename(tmp_path / "out" / stage / "BEGUN")
+    monkeypatch.setattr(reward_train, "train", lambda *arguments, **options: pytest.fail("it trains again"))
+    assert pipeline.run(recipe, out=tmp_path / "out")["sets"]["test"]["models"]["ExPO"]
 
 
 @pytest.mark.parametrize(

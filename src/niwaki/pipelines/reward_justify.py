@@ -21,6 +21,7 @@ from niwaki.ground.saved import save_model
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import EVALUATE, RewardInputs
 from niwaki.pipelines.reward_train import num_steps
+from niwaki.pipelines.trained import discard_snapshots
 from niwaki.reward.forms import Skipped, turns
 from niwaki.reward.justifier import (
     Judgement,
@@ -41,7 +42,9 @@ _EVALUATIONS = 8
 
 def justify(inputs: RewardInputs, folder: Path) -> None:
     """Stage 9: train on the pairs in both orders, then judge the test pairs in both orders."""
-    _judge_test_pairs(inputs, _trained(inputs, folder), folder)
+    model = _trained(inputs, folder)
+    discard_snapshots(folder)
+    _judge_test_pairs(inputs, model, folder)
 
 
 def _judge_test_pairs(inputs: RewardInputs, model: Any, folder: Path) -> None:
