@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from niwaki.ground import processes
 from niwaki.ground.folder import flush
@@ -80,8 +79,9 @@ def _copy_rows(file: Any, key: str, first_row: int, into: Tensor) -> None:
 
 def _first_row(tensor: DTensor) -> int:
     assert tensor.placements == (Shard(0),), tensor.placements
-    _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return offsets[0]
+    mesh = tensor.device_mesh
+    share = -(-len(tensor) // mesh.size())  # of the first process; the last may have fewer, or none
+    return min(mesh.get_local_rank() * share, len(tensor))
 
 
 def _files(folder: Path, name: str) -> list[Path]:
