@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from niwaki.errors import DataError
-from niwaki.ground import snapshot
+from niwaki.ground import processes, snapshot
 from niwaki.ground.generate import as_prompt, end_ids, prompt_end, prompt_ids
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
@@ -124,7 +124,7 @@ def train_rl(
     asked = _short_enough(questions, tokenizer, prompt, max_prompt_tokens)
     span = _Span.of(out, num_steps, until_step)
     result = TrainResult(max(span.first, span.last), len(asked), len(questions) - len(asked))
-    if span.is_over and (out / "model").exists():
+    if span.is_done:
         return result
     policy = load_model(folder, dtype=torch.float32)  # steps of 1e-6 are lost in bfloat16 weights
     order = Order(asked, seed=seed)
@@ -163,19 +163,23 @@ def train_rl(
 
 @dataclass(frozen=True)
 class _Span:
-    """The steps of this call: from the newest snapshot, `found`, to the end or a pause."""
+    """The steps of this call: from the newest snapshot, `found`, to the end or a pause.
+
+    As the main process sees them: on a shared disk others may see less, and later.
+    """
 
     found: Path | None
     first: int
     last: int
-    is_over: bool
+    is_done: bool
 
     @classmethod
+    @processes.main_only
     def of(cls, out: Path, num_steps: int, until_step: int | None) -> _Span:
         found = snapshot.newest(out / "checkpoints")
         first = 0 if found is None else int(found.name.removeprefix("step-"))
         last = num_steps if until_step is None else min(until_step, num_steps)
-        return cls(found, first, last, first >= num_steps)
+        return cls(found, first, last, first >= num_steps and (out / "model").exists())
 
     def places(self, prompts_per_step: int) -> range:
         return range(self.first * prompts_per_step, self.last * prompts_per_step)
@@ -238,6 +242,7 @@ def grpo_arguments(*, out: Path, **stated: Any) -> Any:
         warmup_steps=0,
         shuffle_dataset=False,
         save_strategy="no",
+        ddp_find_unused_parameters=False,  # a language model uses all; to look for others takes time
         logging_steps=1,
         disable_tqdm=True,
         vllm_mode="colocate",
