@@ -1,7 +1,7 @@
 """Fuzz every parser of untrusted bytes for a while, guided by coverage, and say what came of it.
 
-Needs atheris (`pip install atheris`, Linux). Each target runs in a process of its own and ends at its first find,
-which is kept in the folder; writes results.json beside this file.
+Needs atheris (`pip install atheris`, Linux). Each target runs in a process of its own and ends at its first
+find, which is kept in the folder; writes results.json beside this file.
 
     python benchmarks/fuzz/run.py --seconds 300 --folder fuzzed
 """

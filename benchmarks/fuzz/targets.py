@@ -1,7 +1,7 @@
-"""What is fuzzed: each target is a parser of untrusted bytes, and files or texts that it reads without complaint.
+"""What is fuzzed: each target is a parser of untrusted bytes, and what it reads without complaint.
 
-A target may return or raise a NiwakiError. Anything else is a find. As a script, `targets.py NAME ...` runs one
-under atheris (libFuzzer), whose options follow the name.
+A target may return or raise a NiwakiError. Anything else is a find. As a script, `targets.py NAME ...` runs
+one under atheris (libFuzzer), whose options follow the name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -109,10 +110,8 @@ def main() -> None:
     run, seeds = TARGETS[name]
 
     def one(data: bytes) -> None:
-        try:
+        with suppress(NiwakiError):
             run(data)
-        except NiwakiError:
-            pass
 
     folder = next(Path(argument) for argument in sys.argv[1:] if not argument.startswith("-"))
     for number, seed in enumerate(seeds()):
