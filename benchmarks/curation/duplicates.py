@@ -10,7 +10,6 @@ original. Besides, every question of the sets that is called a near copy of anot
 """
 
 import argparse
-import json
 import random
 import re
 import tempfile
@@ -18,16 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from figures import report, stream
+from public_sets import TRAIN
 
 from niwaki.curation.duplicates import Fingerprints, fingerprint
-from niwaki.curation.sources import read_source
 from niwaki.curation.words import words
 from niwaki.ground.stats import wilson
 
-SETS = {
-    "gsm8k": ("gsm8k", "reason_gsm8k/train.jsonl"),
-    "math": ("math", "reason_math/math_train_7474.json"),
-}
+SETS = ("gsm8k", "math")
 NUM_ORIGINALS = 1_000
 LEAST_WORDS = 32
 _PLAIN_WORD = re.compile(r"(?<![\\\w])[a-z]{5,}(?![\w}])")
@@ -90,8 +87,9 @@ def main():
     arguments = parser.parse_args()
     rng = random.Random(0)
     questions = []
-    for name, (form, path) in SETS.items():
-        questions += read_source(name, adapter=form, path=str(arguments.data / path), aside=lambda one: None)
+    for name in SETS:
+        form, path = TRAIN[name]
+        questions += stream(name, form, arguments.data / path)(lambda one: None)
     long = [
         place
         for place, one in enumerate(questions)
@@ -144,9 +142,7 @@ def main():
             for one in natural if one.similarity < 1
         ][:5],
     }  # fmt: skip
-    print(json.dumps(figures, indent=1))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
+    report(figures, arguments.out)
 
 
 if __name__ == "__main__":

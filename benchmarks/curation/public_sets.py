@@ -8,16 +8,15 @@ reason_svamp/SVAMP.json, reason_aqua/{dev,test}.jsonl and reason_mmlu/{dev,test}
 """
 
 import argparse
-import json
 import random
-import resource
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from figures import processor_s, report, stream
+
 from niwaki.curation.curate import curate
-from niwaki.curation.sources import read_source
 
 TRAIN = {
     "gsm8k": ("gsm8k", "reason_gsm8k/train.jsonl"),
@@ -35,15 +34,11 @@ TEST = {
 PLANTED_EACH = 100
 
 
-def stream(name, form, path):
-    return lambda aside: read_source(name, adapter=form, path=str(path), aside=aside)
-
-
 def planted(data):
     """Items of every benchmark, each hidden in one of three ways."""
     rng = random.Random(0)
     for name, (form, path) in TEST.items():
-        items = list(read_source(name, adapter=form, path=str(data / path), aside=lambda one: None))
+        items = list(stream(name, form, data / path)(lambda one: None))
         for number, item in enumerate(rng.sample(items, PLANTED_EACH)):
             text, options, gold = item.question, item.options, item.gold
             if number % 3 == 0 and "\\" not in text:
@@ -68,7 +63,7 @@ def main():
     sources = {name: stream(name, form, arguments.data / path) for name, (form, path) in TRAIN.items()}
     sources["planted"] = lambda aside: planted(arguments.data)
     benchmarks = {name: stream(name, form, arguments.data / path) for name, (form, path) in TEST.items()}
-    before_s, began = time.process_time(), time.monotonic()
+    before_s, began = processor_s(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         summary = curate(
             sources,
@@ -77,23 +72,19 @@ def main():
             mc_template="both",
             workers=arguments.workers,
         )
-    usage = [resource.getrusage(which) for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     rows = sum(counts["questions"] for counts in summary["sources"].values())
-    processor_s = sum(one.ru_utime + one.ru_stime for one in usage) - before_s
     found = summary["sources"]["planted"]["dropped"].get("contaminated", 0)
     figures = {
         "rows": rows,
         "seconds": round(time.monotonic() - began, 1),
-        "rows_per_processor_s": round(rows / processor_s),
+        "rows_per_processor_s": round(rows / (processor_s() - before_s)),
         "planted_found": f"{found} of {PLANTED_EACH * len(TEST)}",
         "sources": summary["sources"],
         "contamination": summary["contamination"],
         "templates": {way: {"changed": one["changed"], "dropped": one["dropped"]}
                       for way, one in summary["templates"].items()},
     }  # fmt: skip
-    print(json.dumps(figures, indent=1))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
+    report(figures, arguments.out)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ rows a second of processor time do not depend on what else the machine does.
 
 import argparse
 import itertools
-import json
 import random
 import resource
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from figures import processor_s, report, stream
+
 from niwaki.curation.curate import curate
 from niwaki.curation.generators import TASKS, generate
-from niwaki.curation.sources import read_source
 from niwaki.errors import DataError
 from niwaki.verify.question import write_questions
 
@@ -72,14 +72,11 @@ def main():
         write_questions(test, items)
         write_questions(source, planted(arguments.rows, items, random.Random(0)))
 
-    def stream(name, path):
-        return lambda aside: read_source(name, adapter="questions", path=str(path), aside=aside)
-
-    before_s, began = time.process_time(), time.monotonic()
+    before_s, began = processor_s(), time.monotonic()
     summary = curate(
-        {"made-up": stream("made-up", source)},
+        {"made-up": stream("made-up", "questions", source)},
         folder / "curated",
-        benchmarks={"test": stream("test", test)},
+        benchmarks={"test": stream("test", "questions", test)},
         workers=arguments.workers,
     )
     seconds = time.monotonic() - began
@@ -87,21 +84,19 @@ def main():
         "parent": resource.getrusage(resource.RUSAGE_SELF),
         "child": resource.getrusage(resource.RUSAGE_CHILDREN),
     }
-    processor_s = sum(one.ru_utime + one.ru_stime for one in usage.values()) - before_s
+    used_s = processor_s() - before_s
     figures = {
         "rows": arguments.rows,
         "workers": arguments.workers,
         "seconds": round(seconds, 1),
         "rows_per_s": round(arguments.rows / seconds),
-        "rows_per_processor_s": round(arguments.rows / processor_s),
+        "rows_per_processor_s": round(arguments.rows / used_s),
         "peak_mib": {who: round(one.ru_maxrss / 1024) for who, one in usage.items()},
         "source_mib": round(source.stat().st_size / 2**20),
         "sources": summary["sources"],
         "planted": summary["contamination"]["planted"],
     }
-    print(json.dumps(figures, indent=1))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
+    report(figures, arguments.out)
 
 
 if __name__ == "__main__":

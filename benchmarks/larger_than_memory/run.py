@@ -23,7 +23,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from niwaki.evaluation.loss import held_out_loss
-from niwaki.ground.checkpoint import Checkpoint, Writer
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.family import family_of
 from niwaki.ground.shard import Spec
 from niwaki.ground.stream import Rows

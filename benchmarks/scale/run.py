@@ -3,6 +3,7 @@
 Small: distils a Llama of random weights for a few steps in a fresh fork, and compares the peak of its
 resident memory (over what it held before) and its processor time with the predicted cost of the stage. The
 processor's speed is measured in the same fork, as `check` does. Some are trained by two such processes.
+Another fork counts the bytes of tensors alone, as a GPU's allocator does.
 Large: plans the recipes of `recipes/` for their teachers' configs, written by hand, without weights.
 
     python benchmarks/scale/run.py
@@ -12,20 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import socket
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from niwaki.distillation.train import distill
-from niwaki.ground.processes import supposing
+from niwaki.ground.parts import load_together
+from niwaki.ground.processes import join, supposing
 from niwaki.ground.stream import Rows
 from niwaki.pipelines.costs import StageCost, Work, stage_costs
 from niwaki.pipelines.plan import own_shape, plan
@@ -57,6 +62,7 @@ LARGE = (
     ("llama-8b-to-4b.yaml", "Llama-3.1-8B", 8, False),
     ("llama-8b-to-4b.yaml", "Llama-3.1-8B", 8, True),
     ("llama-8b-to-4b.yaml", "Llama-3.1-8B", 64, True),
+    ("llama-70b-to-half.yaml", "Llama-3.1-70B", 32, True),
     ("llama-70b-to-half.yaml", "Llama-3.1-70B", 64, True),
 )
 H100_FLOPS_PER_S = 989.5e12 * EFFICIENCY
@@ -113,54 +119,67 @@ def held_bytes(field: str) -> int:
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
 
 
-def measure(name: str, out: Path) -> dict[str, float]:
-    """Distil and report what this process took."""
-    hidden, layers, vocab, micro_rows, checkpointing, *_ = SMALL[name]
+def measure(name: str, out: Path, *, counted: bool) -> dict[str, float]:
+    """Distil and report what this process took; `counted` adds the peak of its tensors, and takes more."""
+    _, layers, vocab, micro_rows, checkpointing, *_ = SMALL[name]
     torch.set_num_threads(1)
     flops_per_s = cpu_flops_per_s()
     rows = Rows(np.random.default_rng(0).integers(0, vocab, 50_000), sequence_length=ROW_TOKENS, seed=0)
+    folders = [out.with_name(f"{num_layers}-layers") for num_layers in (layers, layers + 2)]
+    join()  # what the connections hold is not counted
     Path("/proc/self/clear_refs").write_text("5")
     before = held_bytes("VmRSS")
-    torch.manual_seed(0)
-    student, teacher = (LlamaForCausalLM(config(hidden, n, vocab)) for n in (layers, layers + 2))
-    began = time.process_time()
-    distill(
-        student,
-        teacher,
-        rows,
-        out=out,
-        num_steps=NUM_STEPS,
-        batch_rows=4,
-        micro_rows=micro_rows,
-        learning_rate=1e-3,
-        checkpointing=checkpointing,
-        save_every_steps=10**6,
-    )
-    return {
+    counting = profile(activities=[ProfilerActivity.CPU], profile_memory=True) if counted else nullcontext()
+    with counting:
+        student, teacher = (load_together(folder, dtype=torch.float32) for folder in folders)
+        if counted:  # weights may be views of a mapped file, which no allocator knows of
+            for parameter in [*student.parameters(), *teacher.parameters()]:
+                parameter.data = parameter.data.clone()
+        began = time.process_time()
+        distill(
+            student,
+            teacher,
+            rows,
+            out=out,
+            num_steps=NUM_STEPS,
+            batch_rows=4,
+            micro_rows=micro_rows,
+            learning_rate=1e-3,
+            checkpointing=checkpointing,
+            save_every_steps=10**6,
+        )
+    found = {
         "memory_bytes": held_bytes("VmHWM") - before,
         "cpu_s": time.process_time() - began,
         "flops_per_s": flops_per_s,
     }
+    if counted:
+        trace = out.with_name(f"{os.getpid()}.trace.json")
+        counting.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+        found["tensor_bytes"] = max(e["args"]["Total Allocated"] for e in events if e["name"] == "[memory]")
+    return found
+
+
+def save_models(name: str, folder: Path) -> None:
+    """Random student and teacher, in a process of its own, which takes its memory along when it ends."""
+    hidden, layers, vocab, *_ = SMALL[name]
+    for num_layers in (layers, layers + 2):
+        model = LlamaForCausalLM(config(hidden, num_layers, vocab))
+        model.save_pretrained(folder / f"{num_layers}-layers")
 
 
 def run_small(name: str) -> dict[str, Any]:
-    """Prediction and measurement, in forks of this process: one, or several that find each other."""
-    *_, num_processes, sharded = SMALL[name]
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        free.close()
-        children = [
-            fork(name, Path(folder), rank, num_processes, sharded, meeting) for rank in range(num_processes)
-        ]
-        assert all(os.waitpid(child, 0)[1] == 0 for child in children)
-        found = json.loads((Path(folder) / "0.json").read_text())
+    """Prediction and measurement."""
+    found, counted = run_forks(name, counted=False), run_forks(name, counted=True)
     cost = predicted(name)
     return {
         "name": name,
         "predicted_memory_bytes": cost.memory_bytes,
         "measured_memory_bytes": found["memory_bytes"],
         "memory_ratio": round(cost.memory_bytes / found["memory_bytes"], 2),
+        "tensor_bytes": counted["tensor_bytes"],
+        "tensor_ratio": round(cost.memory_bytes / counted["tensor_bytes"], 2),
         "predicted_cpu_s": round(cost.flops / found["flops_per_s"], 2),
         "measured_cpu_s": round(found["cpu_s"], 2),
         "time_ratio": round(cost.flops / found["flops_per_s"] / found["cpu_s"], 2),
@@ -168,8 +187,33 @@ def run_small(name: str) -> dict[str, Any]:
     }
 
 
+def run_forks(name: str, *, counted: bool) -> dict[str, float]:
+    """What the first process measures, in forks of this one: one, or several that find each other."""
+    *_, num_processes, sharded = SMALL[name]
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        free.close()
+        maker = multiprocessing.Process(target=save_models, args=(name, Path(folder)))
+        maker.start()
+        maker.join()
+        children = [
+            fork(name, Path(folder), rank, num_processes, sharded, meeting, counted)
+            for rank in range(num_processes)
+        ]
+        assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+        found: dict[str, float] = json.loads((Path(folder) / "0.json").read_text())
+    return found
+
+
 def fork(
-    name: str, folder: Path, rank: int, num_processes: int, sharded: bool, meeting: dict[str, str]
+    name: str,
+    folder: Path,
+    rank: int,
+    num_processes: int,
+    sharded: bool,
+    meeting: dict[str, str],
+    counted: bool,
 ) -> int:
     """Start one process of the measurement; its process id."""
     child = os.fork()
@@ -183,7 +227,7 @@ def fork(
             os.environ |= {key: str(value) for key, value in place.items()} | meeting
             if sharded:
                 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-        found = measure(name, folder / "out")
+        found = measure(name, folder / "out", counted=counted)
         (folder / f"{rank}.json").write_text(json.dumps(found))
         code = 0
     finally:

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig
 
-from niwaki.ground.checkpoint import Checkpoint, Writer
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.family import family_of
 from niwaki.ground.folder import flush
 from niwaki.ground.shard import Spec

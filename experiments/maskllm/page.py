@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,7 +27,18 @@ from arms import (
     dense_layers,
 )
 from bench import MODELS, RESULTS, RUNS, SEEDS, STUDENT
-from scipy.stats import t as student_t
+from statistics_of_arms import (
+    DENSE,
+    UPDATED,
+    Found,
+    by_seed,
+    claim,
+    claims,
+    differences,
+    interval,
+    sweep,
+    table,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -34,9 +46,7 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "maskllm.md"
 IMAGES = ROOT / "docs" / "images" / "maskllm"
-Found = Mapping[str, Sequence[Mapping[str, Any]]]
 
-DENSE, UPDATED = "dense", "sparsegpt, weights updated"
 (LONGEST,) = LONG_DISTILLED
 
 
@@ -54,76 +64,6 @@ def collect(name: str) -> dict[str, list[dict[str, Any]]]:
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and Student's t interval, 95 %, of a few independent values."""
-    centre = mean(values)
-    half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return centre, centre - half, centre + half
-
-
-def by_seed(found: Found, arm: str, key: str = "loss") -> dict[int, float]:
-    return {result["seed"]: result[key] for result in found.get(arm, [])}
-
-
-def compared(found: Found, better: str, worse: str, key: str = "loss") -> str:
-    """A row: is `better` lower than `worse`, seed by seed?"""
-    one, other = by_seed(found, better, key), by_seed(found, worse, key)
-    seeds = sorted(set(one) & set(other))
-    if len(seeds) < len(SEEDS):
-        return f"| {better} < {worse} | {len(seeds)} of {len(SEEDS)} seeds finished | not run |"
-    centre, low, high = interval([one[seed] - other[seed] for seed in seeds])
-    verdict = "agreed" if high < 0 else "not agreed" if low > 0 else "cannot tell"
-    return f"| {better} < {worse} | {centre:+.4f} ({low:+.4f} to {high:+.4f}) | **{verdict}** |"
-
-
-def claims(found: Found, pairs: Sequence[tuple[str, str]], key: str = "loss") -> list[str]:
-    rows = [compared(found, better, worse, key) for better, worse in pairs]
-    what = "difference in nats" if key == "loss" else f"difference of {key.replace('_', ' ')}"
-    return [f"| claim | {what} (95 % over seeds) | verdict |", "|---|---|---|", *rows, ""]
-
-
-def table(found: Found, arms: Sequence[str]) -> list[str]:
-    lines = [
-        "| masks | nats per held-out token, mean ± s.d. over seeds | seeds | closes of the gap |",
-        "|---|---|---|---|",
-    ]
-    for arm in arms:
-        losses = list(by_seed(found, arm).values())
-        if not losses:
-            continue
-        spread = f" ± {stdev(losses):.4f}" if len(losses) > 1 else ""
-        lines.append(f"| {arm} | {mean(losses):.4f}{spread} | {len(losses)} | {closed(found, arm)} |")
-    return [*lines, ""]
-
-
-def closed(found: Found, arm: str) -> str:
-    """Of the gap between SparseGPT with updated weights and the dense model."""
-    one, top, floor = by_seed(found, arm), by_seed(found, UPDATED), by_seed(found, DENSE)
-    seeds = sorted(set(one) & set(top))
-    if not seeds or arm in (DENSE, UPDATED) or not floor:
-        return ""
-    dense = next(iter(floor.values()))
-    shares = [(top[seed] - one[seed]) / (top[seed] - dense) for seed in seeds]
-    if mean(shares) < 0:
-        return ""
-    spread = ""
-    if len(shares) > 1:
-        _, low, high = interval(shares)
-        spread = f" ({low:.0%} to {high:.0%})"
-    return f"{mean(shares):.0%}{spread}"
-
-
-def sweep(found: Found, arms: Arms, extra: str, key: str) -> list[str]:
-    lines = [f"| arm | nats | {extra} |", "|---|---|---|"]
-    for arm in arms:
-        results = found.get(arm, [])
-        if results:
-            values = [result.get(key) for result in results if result.get(key) is not None]
-            shown = f"{mean(values):.4f}" if values else ""
-            lines.append(f"| {arm} | {mean(by_seed(found, arm).values()):.4f} | {shown} |")
-    return [*lines, ""]
 
 
 def samples(found: Found, name: str) -> list[str]:
@@ -160,7 +100,9 @@ def samples(found: Found, name: str) -> list[str]:
     return ["![Loss by samples](../images/maskllm/samples.png)", ""]
 
 
-def domain_rows(found: Found, names: Sequence[str]) -> tuple[list[str], list[str]]:
+def domains(found: Found, names: Sequence[str]) -> list[str]:
+    """D5: the loss on each text with the general mask and with its own, and what follows."""
+
     def loss(arm: str, name: str) -> dict[int, float]:
         return {r["seed"]: r["domains"][name] for r in found.get(arm, []) if name in r["domains"]}
 
@@ -175,14 +117,11 @@ def domain_rows(found: Found, names: Sequence[str]) -> tuple[list[str], list[str
         if not all(columns):
             continue
         lines.append(f"| {name} | " + " | ".join(f"{mean(c.values()):.4f}" for c in columns) + " |")
-        for what, one, other in (("own < general", 3, 1), ("from general < from nothing", 3, 2)):
-            seeds = sorted(set(columns[one]) & set(columns[other]))
-            if len(seeds) < len(SEEDS):
-                continue
-            centre, low, high = interval([columns[one][s] - columns[other][s] for s in seeds])
-            verdict = "agreed" if high < 0 else "not agreed" if low > 0 else "cannot tell"
-            verdicts.append(f"| {name}: {what} | {centre:+.4f} ({low:+.4f} to {high:+.4f}) | **{verdict}** |")
-    return lines, verdicts
+        _, general, from_nothing, from_general = columns
+        for what, other in (("own < general", general), ("from general < from nothing", from_nothing)):
+            if len(differences(from_general, other)) >= len(SEEDS):
+                verdicts.append(claim(f"{name}: {what}", from_general, other))
+    return [*lines, "", *verdicts, ""]
 
 
 def together(sapling: Found, student: Found) -> list[str]:
@@ -224,125 +163,164 @@ def interval_of_costs(losses: Mapping[int, float], dense: Mapping[int, float]) -
     return f"{centre:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def main() -> None:
-    found = {name: collect(name) for name in (*MODELS, STUDENT)}
-    sapling, stories = found["sapling"], found["stories260K"]
-    text = [(Path(__file__).parent / "intro.md").read_text(), "## D1. Learned against one shot", ""]
-    text += [
+@dataclass(frozen=True)
+class Sweep:
+    """A direction that changes one thing of the learned mask on stories260K.
+
+    `shown` is what a figure beside the loss is called, and its key; `claims` are a key and pairs of arms, the
+    lower one first.
+    """
+
+    title: str
+    paper: str
+    arms: Arms
+    shown: tuple[str, str]
+    claims: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+
+    def lines(self, found: Found) -> list[str]:
+        text = [f"## {self.title}", "", self.paper, "", *sweep(found, list(self.arms), *self.shown)]
+        for key, pairs in self.claims:
+            text += claims(found, pairs, key)
+        return text
+
+
+CHANGED = ("share of entries changed", "changed_entries")
+PRIOR = Sweep(
+    "D2. The prior",
+    "The paper: 15.39 to 16.39 from any prior, 18.62 from none (GPT-3 843M).",
+    PRIORS,
+    CHANGED,
+    [
+        (
+            "loss",
+            [
+                ("learned", "learned, no prior"),
+                ("learned, prior wanda", "learned"),
+                ("learned, prior sparsegpt", "learned"),
+            ],
+        )
+    ],
+)
+LAMBDA = Sweep(
+    "D3. The regulariser",
+    "The paper: gradient norm 0.219, 0.542, 0.559 for lambda 0, 1e-5, 1e-4 (GPT-3 2B).",
+    REGULARISER,
+    ("gradient norm, first quarter", "grad_norm"),
+    [
+        ("grad_norm", [("learned, lambda 0", "learned")]),
+        ("changed_entries", [("learned, lambda 0", "learned, lambda 1e-4")]),
+    ],
+)
+SCALE = Sweep(
+    "D6. kappa",
+    "The paper: 5.97e6, 15.39, 15.59, 24.81 for 1 to 5, 1e2 to 5e2, 1e3 to 5e3, 1e5 to 5e5.",
+    KAPPA,
+    CHANGED,
+    [("loss", [("learned", "learned, kappa 1 to 5"), ("learned", "learned, kappa 1e5 to 5e5")])],
+)
+LEFT_DENSE = Sweep(
+    "D7. Layers left dense",
+    "The paper, GPT-3 2B on OpenWeb: 13.84 all sparse, 13.61 last layer dense, 13.88 first, 12.92 last "
+    "eight.",
+    dense_layers(5),
+    CHANGED,
+    [
+        (
+            "loss",
+            [
+                ("learned, last layer dense", "learned"),
+                ("learned, last layer dense", "learned, first layer dense"),
+                ("learned, last two layers dense", "learned, last layer dense"),
+            ],
+        )
+    ],
+)
+
+
+def learned_against_one_shot(found: Mapping[str, Found]) -> list[str]:
+    """D1."""
+    text = [
+        "## D1. Learned against one shot",
+        "",
         "The paper, LLaMA-2 7B: perplexity 6.72 learned, 10.42 SparseGPT with updated weights, 11.29 Wanda, "
         "54.71 magnitude, 5.12 dense; in nats, 62 % of the gap between SparseGPT with update and dense is "
         "closed.",
         "",
     ]
-    one_shot = list(ONE_SHOT)
-    for name, learned in (
-        (
-            "stories260K",
-            ["learned", "learned, distilled", "learned, 160 steps", "learned over updated weights"],
-        ),
-        (
-            "sapling",
-            ["learned", *list(DISTILLED), *list(LONG), *list(UNSEEN_TEXT)[:1], *list(SHORT_OVER_UPDATED)],
-        ),
-        ("novels", list(LONG)),
-    ):
-        text += [f"**{name}**", "", *table(found[name], [*one_shot, *learned])]
-    text += ["stories260K:", ""]
-    text += claims(
-        stories,
-        [
+    longer = ["learned", "learned, distilled", "learned, 160 steps", "learned over updated weights"]
+    arms = {
+        "stories260K": longer,
+        "sapling": ["learned", *DISTILLED, *LONG, *list(UNSEEN_TEXT)[:1], *SHORT_OVER_UPDATED],
+        "novels": list(LONG),
+    }
+    for name, learned in arms.items():
+        text += [f"**{name}**", "", *table(found[name], [*ONE_SHOT, *learned])]
+    pairs = {
+        "stories260K": [
             ("learned", UPDATED),
             (UPDATED, "wanda"),
             ("wanda", "magnitude"),
             (UPDATED, "sparsegpt, mask only"),
             ("learned", "learned, distilled"),
-        ],
-    )
+        ]
+    }
     for name in ("sapling", "novels"):
-        pairs = [(LONGEST, UPDATED), (UPDATED, "wanda"), ("wanda", "magnitude")]
+        pairs[name] = [(LONGEST, UPDATED), (UPDATED, "wanda"), ("wanda", "magnitude")]
         if by_seed(found[name], "learned, 480 steps"):
-            pairs.append((LONGEST, "learned, 480 steps"))
-        text += [f"{name}:", "", *claims(found[name], pairs)]
-    text += [
-        "## D2. The prior",
-        "",
-        "The paper: 15.39 to 16.39 from any prior, 18.62 from none (GPT-3 843M).",
-        "",
-    ]
-    text += sweep(stories, PRIORS, "share of entries changed", "changed_entries")
-    text += claims(
-        stories,
-        [
-            ("learned", "learned, no prior"),
-            ("learned, prior wanda", "learned"),
-            ("learned, prior sparsegpt", "learned"),
-        ],
-    )
-    text += [
-        "## D3. The regulariser",
-        "",
-        "The paper: gradient norm 0.219, 0.542, 0.559 for lambda 0, 1e-5, 1e-4 (GPT-3 2B).",
-        "",
-    ]
-    text += sweep(stories, REGULARISER, "gradient norm, first quarter", "grad_norm")
-    text += claims(stories, [("learned, lambda 0", "learned")], "grad_norm")
-    text += claims(stories, [("learned, lambda 0", "learned, lambda 1e-4")], "changed_entries")
-    text += [
+            pairs[name].append((LONGEST, "learned, 480 steps"))
+    for name in pairs:
+        text += [f"{name}:", "", *claims(found[name], pairs[name])]
+    return text
+
+
+def by_samples(found: Found) -> list[str]:
+    """D4."""
+    return [
         "## D4. Samples",
         "",
         "The paper: SparseGPT gains nothing beyond 256 rows, learning still does at 512,000.",
         "",
-        *samples(stories, "stories260K"),
+        *samples(found, "stories260K"),
+        *claims(
+            found,
+            [
+                ("learned, 160 steps", "learned"),
+                ("learned", "learned, 40 steps"),
+                (f"{UPDATED}, 256 rows", UPDATED),
+            ],
+        ),
     ]
-    text += claims(
-        stories,
-        [
-            ("learned, 160 steps", "learned"),
-            ("learned", "learned, 40 steps"),
-            (f"{UPDATED}, 256 rows", UPDATED),
-        ],
-    )
-    lines, verdicts = domain_rows(stories, list(MODELS["stories260K"].domains))
-    text += [
+
+
+def by_domain(found: Found) -> list[str]:
+    """D5."""
+    return [
         "## D5. One mask per domain",
         "",
         "The paper, GPT-3 2B, average over domains: general mask 10.61, own mask from scratch 7.51, own from "
         "the general one 7.39.",
         "",
-        *lines,
-        "",
-        *verdicts,
-        "",
+        *domains(found, list(MODELS["stories260K"].domains)),
         "The dense model was trained on simple stories alone, so on these texts it is worse than its own "
         "masks: to choose among weights is to train.",
         "",
     ]
-    text += [
-        "## D6. kappa",
-        "",
-        "The paper: 5.97e6, 15.39, 15.59, 24.81 for 1 to 5, 1e2 to 5e2, 1e3 to 5e3, 1e5 to 5e5.",
-        "",
+
+
+def main() -> None:
+    found = {name: collect(name) for name in (*MODELS, STUDENT)}
+    stories = found["stories260K"]
+    text = [
+        (Path(__file__).parent / "intro.md").read_text(),
+        *learned_against_one_shot(found),
+        *PRIOR.lines(stories),
+        *LAMBDA.lines(stories),
+        *by_samples(stories),
+        *by_domain(stories),
+        *SCALE.lines(stories),
+        *LEFT_DENSE.lines(stories),
+        *together(found["sapling"], found[STUDENT]),
     ]
-    text += sweep(stories, KAPPA, "share of entries changed", "changed_entries")
-    text += claims(stories, [("learned", "learned, kappa 1 to 5"), ("learned", "learned, kappa 1e5 to 5e5")])
-    arms = dense_layers(5)
-    text += [
-        "## D7. Layers left dense",
-        "",
-        "The paper, GPT-3 2B on OpenWeb: 13.84 all sparse, 13.61 last layer dense, 13.88 first, 12.92 last "
-        "eight.",
-        "",
-    ]
-    text += sweep(stories, arms, "share of entries changed", "changed_entries")
-    text += claims(
-        stories,
-        [
-            ("learned, last layer dense", "learned"),
-            ("learned, last layer dense", "learned, first layer dense"),
-            ("learned, last two layers dense", "learned, last layer dense"),
-        ],
-    )
-    text += together(sapling, found[STUDENT])
     PAGE.write_text("\n".join(text).rstrip() + "\n")
 
 

@@ -26,7 +26,7 @@ _HOMES = {
     "train_rl": "niwaki.rl.train",
     "trim": "niwaki.pruning.trim",
     "warm_up": "niwaki.rl.warmup",
-    "write_report": "niwaki.reporting.page",
+    "write_report": "niwaki.reporting.compress_page",
 }
 
 __all__ = [

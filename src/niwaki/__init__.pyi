@@ -12,7 +12,7 @@ from niwaki.pruning.memory_cut import cut_model as cut_model
 from niwaki.pruning.score import score as score
 from niwaki.pruning.select import select as select
 from niwaki.pruning.trim import trim as trim
-from niwaki.reporting.page import write_report as write_report
+from niwaki.reporting.compress_page import write_report as write_report
 from niwaki.rl.train import train_rl as train_rl
 from niwaki.rl.warmup import warm_up as warm_up
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from niwaki.curation import passes
+from niwaki.curation import first_pass
 from niwaki.curation.curate import curate
 from niwaki.curation.generators import generate
 from niwaki.curation.sources import Aside, read_source
@@ -86,7 +86,7 @@ def test_the_funnel_adds_up_and_every_drop_is_written_down(sources, tmp_path):
 
 
 def test_two_processes_find_the_same(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(passes, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(first_pass, "BLOCK_ROWS", 10)
     run(sources, tmp_path / "one")
     curate(sources[0], tmp_path / "two", benchmarks=sources[1], workers=2)
     for name in ("questions.jsonl", "dropped.jsonl", "aside.jsonl"):
@@ -95,9 +95,9 @@ def test_two_processes_find_the_same(sources, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("killed_at", [0, 2, 5])
 def test_a_killed_run_goes_on_to_the_same_result(sources, tmp_path, monkeypatch, killed_at):
-    monkeypatch.setattr(passes, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(first_pass, "BLOCK_ROWS", 10)
     run(sources, tmp_path / "straight", open_template="mc")
-    look, looked = passes._look, []
+    look, looked = first_pass._look, []
 
     def dies(block, folder, place):
         if place == killed_at and not looked:
@@ -106,11 +106,11 @@ def test_a_killed_run_goes_on_to_the_same_result(sources, tmp_path, monkeypatch,
             raise KeyboardInterrupt
         look(block, folder, place)
 
-    monkeypatch.setattr(passes, "_look", dies)
+    monkeypatch.setattr(first_pass, "_look", dies)
     with pytest.raises(KeyboardInterrupt):
         run(sources, tmp_path / "killed", open_template="mc")
     again = []
-    monkeypatch.setattr(passes, "_look", lambda *block: (again.append(block[2]), look(*block)))
+    monkeypatch.setattr(first_pass, "_look", lambda *block: (again.append(block[2]), look(*block)))
     run(sources, tmp_path / "killed", open_template="mc")
     assert again == list(range(killed_at, 6))
     for name in ("questions.jsonl", "dropped.jsonl", "aside.jsonl"):

@@ -16,7 +16,7 @@ BIASES = dict.fromkeys(tiny.OPTIONAL_BIASES, tiny.WITH_BIASES)
 NUM_ROWS = 12
 
 
-class PromptRows:
+class RandomRows:
     """Rows of sixteen random tokens, each its own."""
 
     def take(self, start, count):
@@ -26,7 +26,7 @@ class PromptRows:
 
 
 def repaired(student, teacher, keep, **options):
-    return repair(student, teacher, PromptRows(), keep=keep, num_samples=NUM_ROWS, batch_rows=3, **options)
+    return repair(student, teacher, RandomRows(), keep=keep, num_samples=NUM_ROWS, batch_rows=3, **options)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -117,4 +117,4 @@ def test_too_few_rows_are_refused():
     family, config, model = tiny.tiny("llama")
     student = tiny.trimmed(family, config, model.state_dict(), {})
     with pytest.raises(DataError, match="not two batches of 3"):
-        repair(student, model, PromptRows(), keep={}, num_samples=5, batch_rows=3)
+        repair(student, model, RandomRows(), keep={}, num_samples=5, batch_rows=3)

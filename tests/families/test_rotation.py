@@ -21,12 +21,6 @@ BIASES = dict.fromkeys(tiny.OPTIONAL_BIASES, tiny.WITH_BIASES)
 CASES = [(name, False) for name in ROTATABLE] + [(name, True) for name in ("llama", "gemma", "granite")]
 
 
-class PromptRows:
-    def take(self, start, count):
-        rows = tiny.PROMPT[start : start + count]
-        return {"inputs": rows, "mask": torch.ones_like(rows, dtype=torch.bool)}
-
-
 def load(folder):
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
 
@@ -62,7 +56,7 @@ def test_what_cannot_be_rotated_is_refused_by_name_before_anything_is_written(tm
     with pytest.raises(FamilyError, match=f"{model_type}: .*cannot be rotated: {family.no_rotation}"):
         rotate(tmp_path / "source", tmp_path / "out", basis=torch.eye(config.hidden_size))
     with pytest.raises(FamilyError, match="cannot be rotated"):
-        second_moment(model, PromptRows(), num_samples=2, batch_rows=2)
+        second_moment(model, tiny.PromptRows(), num_samples=2, batch_rows=2)
     assert not (tmp_path / "out").exists()
 
 
@@ -90,7 +84,7 @@ def test_a_stream_that_lies_in_a_plane_survives_a_cut_to_that_plane(tmp_path, ti
                 parameter.copy_(plane @ plane.T @ parameter)
     expected = tiny.logits(model)
     model.save_pretrained(tmp_path / "source")
-    basis = principal_basis(second_moment(model, PromptRows(), num_samples=2, batch_rows=1))
+    basis = principal_basis(second_moment(model, tiny.PromptRows(), num_samples=2, batch_rows=1))
     keep = {"hidden": torch.arange(width)}
     record = trim(
         tmp_path / "source", tmp_path / "out", keep=keep, edits=[rotation(tmp_path / "source", basis)]

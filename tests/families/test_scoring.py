@@ -2,20 +2,15 @@
 
 import pytest
 import torch
-from tiny import PROMPT, tiny_config, tiny_model
+from tiny import PromptRows, tiny_config, tiny_model
 
 from niwaki.ground.family import FAMILIES, family_of
 from niwaki.pruning.importance import unit_shape
 from niwaki.pruning.score import score
 
 
-class Rows:
-    def take(self, start, count):
-        return {"inputs": PROMPT[start : start + count], "mask": torch.ones(count, 12, dtype=torch.bool)}
-
-
 def scored(model):
-    return score(model, Rows(), num_samples=2)
+    return score(model, PromptRows(), num_samples=2)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

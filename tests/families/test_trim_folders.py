@@ -7,8 +7,9 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from niwaki.ground.checkpoint import INDEX, Checkpoint
+from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.family import FAMILIES
+from niwaki.ground.index import INDEX
 from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.trim import RECORD, TrimRecord, trim
 

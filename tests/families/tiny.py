@@ -46,6 +46,14 @@ OPTIONAL_BIASES = [
 ]
 
 
+class PromptRows:
+    """The rows of `PROMPT`; every token counts."""
+
+    def take(self, start, count):
+        rows = PROMPT[start : start + count]
+        return {"inputs": rows, "mask": torch.ones_like(rows, dtype=torch.bool)}
+
+
 def tiny_config(model_type, **changes):
     fields = BASE | SPECIAL.get(model_type, {}) | changes
     fields = {name: value for name, value in fields.items() if value is not None}

@@ -78,7 +78,7 @@ def test_a_training_goes_on_when_there_is_room_again(small_disk, tmp_path):
     train(out)
     train(tmp_path / "undisturbed")
     ends = [
-        folder / "checkpoints" / "step-0000008" / "model.safetensors"
+        folder / "checkpoints" / "step-0000008" / "model-1-of-1.safetensors"
         for folder in (out, tmp_path / "undisturbed")
     ]
     assert ends[0].read_bytes() == ends[1].read_bytes()

@@ -98,7 +98,8 @@ def test_a_snapshot_and_those_before_it(tmp_path):
         assert step in (2, 3)
         assert tokens == 10 * step
         for each in folder.glob("step-*"):
-            assert set(load_file(each / "model.safetensors")) == set(load_file(found / "model.safetensors"))
+            names = [set(load_file(path / "model-1-of-1.safetensors")) for path in (each, found)]
+            assert names[0] == names[1]
             json.loads((each / "state.json").read_text())
 
     sweep(tmp_path, before, partial(save, steps=3), check)
@@ -206,7 +207,7 @@ def test_a_training(tmp_path, every, monkeypatch):
         snapshots = sorted((out / "checkpoints").glob("step-*"))
         assert int(snapshots[-1].name.removeprefix("step-")) >= 3
         for each in snapshots:
-            load_file(each / "optimizer.safetensors")
+            load_file(each / "optimizer-1-of-1.safetensors")
         assert {0, 1, 2, 3} <= {record["step"] for record in read_metrics(out / "metrics.jsonl")}
 
     sweep(tmp_path, before, partial(train, until=None), check, every=every)

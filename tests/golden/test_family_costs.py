@@ -25,7 +25,7 @@ def shape(name):
         "dim": 128,
         "vocab": VOCAB,
     }
-    return Shape(sizes, num_parameters, num_parameters - VOCAB * hidden)
+    return Shape(sizes, num_parameters, num_parameters - VOCAB * hidden, 2 * VOCAB * hidden)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -71,7 +71,7 @@ def test_a_stopped_training_goes_on_to_the_same_masks(tiny_model, tmp_path):
 
 def test_a_snapshot_holds_logits_and_nothing_frozen(tiny_model, tmp_path):
     learn(tiny_model, tmp_path)
-    names = load_file(next(tmp_path.glob("checkpoints/step-*/model.safetensors")))
+    names = load_file(next(tmp_path.glob("checkpoints/step-*/model-1-of-1.safetensors")))
     assert len(names) == len(maskable(tiny_model.config, PATTERN))
     assert all(name.endswith(".logits") for name in names)
 
@@ -152,9 +152,9 @@ def test_eight_bit_moments_resume_exactly_and_learn(tiny_model, tmp_path, gate_d
     straight = learn(copy.deepcopy(tiny_model), tmp_path / "straight", **options)
     learn(copy.deepcopy(tiny_model), tmp_path / "stopped", until_step=3, **options)
     assert_same(straight, learn(tiny_model, tmp_path / "stopped", **options))
-    moments = load_file(next((tmp_path / "straight").glob("checkpoints/step-*/optimizer.safetensors")))
+    moments = load_file(next((tmp_path / "straight").glob("checkpoints/step-*/optimizer-1-of-1.safetensors")))
     assert {t.dtype for name, t in moments.items() if name.endswith(":first")} == {torch.int8}
-    logits = load_file(next((tmp_path / "straight").glob("checkpoints/step-*/model.safetensors")))
+    logits = load_file(next((tmp_path / "straight").glob("checkpoints/step-*/model-1-of-1.safetensors")))
     assert {t.dtype for t in logits.values()} == {gate_dtype}
 
 

@@ -19,7 +19,7 @@ from niwaki.pruning.memory_cut import cut_model
 from niwaki.pruning.scores import Scores
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load
-from niwaki.reporting.page import write_report
+from niwaki.reporting.compress_page import write_report
 
 AGGREGATIONS = ("mean", "l2", "var")
 

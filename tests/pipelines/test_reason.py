@@ -1,6 +1,7 @@
 """The line of CrossThink on a model of 40,000 parameters: stages, resume, refusals, report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from typer.testing import CliRunner
 from niwaki.cli import app
 from niwaki.errors import NiwakiError, RunError
 from niwaki.ground.model import load_model
+from niwaki.ground.processes import supposing
 from niwaki.pipelines import reason
+from niwaki.pipelines.reason_plan import plan
 from niwaki.recipe.kinds import parse_recipe
 from niwaki.reporting.reason_page import write_reason_report
 from niwaki.verify.question import read_questions
@@ -89,6 +92,21 @@ def test_a_finished_run_is_not_done_again(done):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
     assert reason.run(recipe(), out=out) == results
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
+
+
+def test_snapshots_go_with_the_training_that_they_are_of(done, tmp_path, monkeypatch):
+    """Also where a kill comes between the two: nothing is trained again."""
+    out, results = done
+    assert not list(out.rglob("checkpoints"))
+    assert not list(out.rglob("step-*"))
+    shutil.copytree(out, tmp_path / "run")
+    for stage in (reason.WARM_UP, reason.RL):
+        (tmp_path / "run" / stage / "DONE").rename(tmp_path / "run" / stage / "BEGUN")
+        (tmp_path / "run" / stage / ".checkpoints.discarded" / "step-0000001").mkdir(parents=True)
+    for name in ("warm_up", "train_rl"):
+        monkeypatch.setattr(reason, name, lambda *arguments, **options: pytest.fail("it trains again"))
+    assert reason.run(recipe(), out=tmp_path / "run") == results
+    assert not list((tmp_path / "run").rglob("step-*"))
 
 
 def test_another_reward_does_not_go_on_with_this_run(done):
@@ -179,6 +197,30 @@ def test_a_plan_without_problems_shows_sets_and_costs(tmp_path, capsys):
     shown = capsys.readouterr().out
     for words in ("numbers-test", "warm-up", "evaluate", "4 questions asked", "Nothing stands in the way"):
         assert words in shown
+
+
+def test_processes_share_time_and_sharded_ones_share_weights(tmp_path):
+    """The model is whole before and after the training, and while it samples."""
+    found = {}
+    for name, options in {"one": (1, False), "ddp": (2, False), "fsdp2": (2, True)}.items():
+        with supposing(options[0], is_sharded=options[1]):
+            planned = plan(recipe(r=("micro_rollouts: 8", "micro_rollouts: 4")), out=tmp_path / "run")
+        assert not [problem for problem in planned.problems if "FSDP2" in problem.message]
+        found[name] = {stage.name: stage for stage in planned.stages}
+    for stage in ("warm-up", "rl"):
+        one, ddp, fsdp2 = (found[name][stage] for name in ("one", "ddp", "fsdp2"))
+        assert ddp.flops == fsdp2.flops == one.flops / 2
+        assert ddp.memory_bytes == one.memory_bytes
+        saved = ddp.memory_bytes - fsdp2.memory_bytes
+        assert saved == pytest.approx((16 / 2 - 4) * planned.num_parameters)
+    assert found["ddp"]["evaluate"] == found["one"]["evaluate"]
+
+
+def test_vllm_is_refused_for_a_model_in_parts_before_the_work(tmp_path):
+    text = ("  steps: 2\n", "  steps: 2\n  generate_with: vllm\n")
+    with supposing(2, is_sharded=True):
+        problems = plan(recipe(r=text), out=tmp_path / "run").problems
+    assert any("vllm, which does not sample under FSDP2" in problem.message for problem in problems)
 
 
 def test_a_model_that_exists_is_planned_with_its_context(done, tmp_path):

@@ -94,3 +94,25 @@ def test_stale_text_is_found():
     assert generated.fill(stale) != stale
     assert generated.fill(stale).startswith("a\n<!-- generated: recipe_keys -->\n```yaml\n#")
     assert generated.fill(stale).endswith("<!-- end -->\nb")
+
+
+def missing_modules(text: str) -> list[str]:
+    """The modules that a page names and that are not there; a bare name lies in the room named before it."""
+    room, missing = Path(), []
+    for name in re.findall(r"(?<![\w/.])(?:\w+/)*\w+\.py\b", text):
+        path = Path(name.removeprefix("src/niwaki/"))
+        room = path.parent if path.parent != Path() else room
+        if path.name != "errors.py" and not (ROOT / "src" / "niwaki" / room / path.name).is_file():
+            missing.append(str(room / path.name))
+    return missing
+
+
+def test_the_plan_of_the_house_names_modules_that_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert missing_modules(text) == []
+    assert len(re.findall(r"\w\.py\b", text)) > 100
+
+
+def test_a_module_that_is_not_there_is_found():
+    text = "ground/loop.py, spread.py and src/niwaki/pruning/trim.py; ground/attic.py, cellar.py"
+    assert missing_modules(text) == ["ground/attic.py", "ground/cellar.py"]

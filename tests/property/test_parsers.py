@@ -93,6 +93,8 @@ def test_a_recipe_with_anything_in_any_place_is_read_or_refused(data):
 @given(st.text("()[]| 0123456789kvgroupdimhefnlaybcxt_-", max_size=40))
 @example("(" * 2000)
 @example("[a|" * 500)
+@example("hidden \N{SUPERSCRIPT ONE}2")  # a digit to str.isdigit, and to int() none
+@example("hidden " + "9" * 5000)
 def test_any_text_is_an_axis_expression_or_a_family_error(text):
     parsed = _only_ours(lambda: axes.parse(text))
     if parsed is not None:

@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 
 from niwaki.cli import app
 
-from .conftest import write_rows
-from .test_pipeline import WORDS
+from .conftest import WORDS, write_rows
 
 TRAINING = {"learning_rate": 1e-3, "batch_rows": 16, "micro_rows": 8, "warmup_steps": 1}
 

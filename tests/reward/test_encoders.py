@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel
 from typer.testing import CliRunner
 
 from niwaki.cli import app
@@ -17,29 +17,9 @@ from niwaki.reward.model import load_backbone, load_reward_model, reads_last_tok
 from niwaki.reward.scorer import load_scorer
 from niwaki.reward.tokens import encode_pairs
 
-from .conftest import write_rows
-from .test_pipeline import recipe_of
+from .conftest import recipe_of, write_rows
 
 NO_TRAINING = {"regression": None, "preference": None, "expo": None, "export": {}}
-
-
-@pytest.fixture
-def encoder(tmp_path, tokenizer):
-    """A tiny BERT with a tokenizer that has its special tokens and no end of text."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    folder = tmp_path / "bert"
-    BertModel(config).save_pretrained(folder)
-    from transformers import PreTrainedTokenizerFast
-
-    own = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
-    )
-    own.model_max_length = 128
-    own.save_pretrained(folder)
-    return folder
 
 
 def test_its_plain_template_opens_and_closes_with_its_own_tokens(encoder):

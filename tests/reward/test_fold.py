@@ -8,15 +8,12 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from niwaki.pipelines import reward as pipeline
-from niwaki.recipe.load import build
-from niwaki.recipe.reward import RewardRecipe
 from niwaki.reward.calibrate import fit_affine, fit_temperature
 from niwaki.reward.model import load_reward_model
 from niwaki.reward.objectives import load_objectives
 from niwaki.reward.scorer import load_scorer
 
-from .conftest import write_rows
-from .test_encoders import encoder  # noqa: F401
+from .conftest import TRAINING, recipe_of, write_rows
 
 
 def noisy(tmp_path):
@@ -29,39 +26,29 @@ def noisy(tmp_path):
         for answer, value in ((good, 3.5), (bad, 1.0)):
             rating = {"helpfulness": value + rng.random() - 0.5, "style": value / 2 + rng.random()}
             rated.append({"prompt": ask, "response": answer, **rating})
-    return write_rows(tmp_path / "pairs.jsonl", pairs), write_rows(tmp_path / "ratings.jsonl", rated)
+    return write_rows(tmp_path / "noisy.jsonl", pairs), write_rows(tmp_path / "rated.jsonl", rated)
 
 
 def runs(backbone, tmp_path, **sections):
     """The same recipe with the temperature beside the model, and folded into it."""
     pairs, rated = noisy(tmp_path)
+    data = {
+        "pairs": [{"source": str(pairs)}],
+        "ratings": [{"source": str(rated), "scale": [0, 4]}],
+        "validation": 0.25,
+        "test": 0.1,
+        "max_tokens": 128,
+    }
     found = {}
     for fold in (False, True):
-        content = {
-            "kind": "reward",
-            "backbone": str(backbone),
-            "data": {
-                "pairs": [{"source": str(pairs)}],
-                "ratings": [{"source": str(rated), "scale": [0, 4]}],
-                "validation": 0.25,
-                "test": 0.1,
-                "max_tokens": 128,
-            },
-            "export": {"fold_temperature": fold},
-        }
+        changes = SCORING | {"data": data, "export": {"fold_temperature": fold}} | sections
         out = tmp_path / f"fold-{fold}"
-        pipeline.run(build(content | sections, RewardRecipe, name="test"), out=out)
+        pipeline.run(recipe_of(backbone, tmp_path, **changes), out=out)
         found[fold] = out / "7-calibrate" / "model"
     return found[False], found[True]
 
 
-PREFERENCE = {
-    "learning_rate": 1e-3,
-    "batch_rows": 16,
-    "micro_rows": 8,
-    "warmup_steps": 1,
-    "precision": "float32",
-}
+SCORING = {"regression": None, "preference": None, "expo": None, "objectives": None}
 OBJECTIVES = {"ensemble": 3, "nuisances": [], "gate": {"width": 8, "steps": 10, "batch_rows": 32}}
 ASKED = [("Name a tree 7.", "pine tree"), ("Name a tree 7.", "stone stone"), ("Why?", "pine tree pine tree")]
 
@@ -97,7 +84,7 @@ def check_fold(plain, folded, tolerance):
 
 
 def test_a_folded_preference_model_is_exact_for_any_server(backbone, tmp_path):
-    plain, folded = runs(backbone, tmp_path, preference=PREFERENCE)
+    plain, folded = runs(backbone, tmp_path, preference=TRAINING)
     temperature, in_logits = check_fold(plain, folded, 1e-6)
     # The head is the head by the temperature, to the last bit of float32, and nothing else moved.
     heads = [load_reward_model(f).model.state_dict() for f in (plain, folded)]
@@ -120,7 +107,7 @@ def test_folded_objectives_are_exact_with_either_gate(backbone, tmp_path):
     check_fold(*runs(backbone, tmp_path, objectives=OBJECTIVES), 1e-5)
 
 
-def test_folded_objectives_of_an_encoder_are_exact(encoder, tmp_path):  # noqa: F811
+def test_folded_objectives_of_an_encoder_are_exact(encoder, tmp_path):
     check_fold(*runs(encoder, tmp_path, objectives=OBJECTIVES), 1e-5)
 
 

@@ -8,9 +8,12 @@ import torch
 from typer.testing import CliRunner
 
 from niwaki.cli import app
+from niwaki.errors import RunError
 from niwaki.ground.chat import Chat
 from niwaki.ground.model import load_model, load_tokenizer
+from niwaki.pipelines import publish
 from niwaki.pipelines import reward as pipeline
+from niwaki.pipelines.open_run import begin
 from niwaki.recipe.load import build
 from niwaki.recipe.reward import RewardRecipe
 from niwaki.reward.forms import read_pair
@@ -164,6 +167,7 @@ def test_a_recipe_of_a_justifier_alone_end_to_end(backbone, tmp_path, capsys):
     assert found["written_tokens"] > 10
     assert found["against_product"] is None
     assert not (tmp_path / "out" / "8-evaluate").exists()
+    assert not (tmp_path / "out" / "9-justify" / "checkpoints").exists()
     shown = capsys.readouterr().out
     assert "the same answer in both orders" in shown
     page = (tmp_path / "out" / "report.html").read_text()
@@ -171,6 +175,14 @@ def test_a_recipe_of_a_justifier_alone_end_to_end(backbone, tmp_path, capsys):
     model = tmp_path / "out" / "9-justify" / "model"
     assert load_tokenizer(model).chat_template
     assert load_model(model).config.architectures == ["LlamaForCausalLM"]
+
+    sent = publish.prepare(tmp_path / "out", "me/justifier", licence="mit", is_private=True)
+    assert sent.folder == model
+    assert {"justifier.json", "README.md", "chat_template.jinja", "model.safetensors"} <= set(sent.files)
+    card = (model / "README.md").read_text()
+    assert "a pairwise justifier" in card
+    assert "AutoModelForCausalLM.from_pretrained" in card
+    assert f"{100 * found['judged']['accuracy']['mean']:.1f}" in card
 
     asked = write_rows(
         tmp_path / "asked.jsonl",
@@ -194,6 +206,13 @@ def test_a_recipe_of_a_justifier_alone_end_to_end(backbone, tmp_path, capsys):
     refused = verbs.invoke(app, ["reward", "justify", str(backbone), str(asked)])
     assert refused.exit_code != 0
     assert "was not trained to compare" in refused.output
+
+
+def test_a_push_before_the_end_names_the_stage_that_makes_the_justifier(backbone, tmp_path):
+    recipe = recipe_of(backbone, tmp_path)
+    begin(tmp_path / "out", recipe, {}, {})
+    with pytest.raises(RunError, match="stage 9-justify has not finished"):
+        publish.prepare(tmp_path / "out", "me/justifier", licence="mit", is_private=True)
 
 
 def test_beside_a_scalar_model_it_is_compared_with_it_on_the_same_pairs(backbone, tmp_path):

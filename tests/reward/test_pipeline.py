@@ -9,66 +9,19 @@ from typer.testing import CliRunner
 from niwaki.cli import app
 from niwaki.errors import DataError, RecipeError
 from niwaki.pipelines import reward as pipeline
-from niwaki.recipe.load import build
-from niwaki.recipe.reward import RewardRecipe, starter
+from niwaki.pipelines import reward_train
+from niwaki.recipe.reward import starter
 from niwaki.reward.features import Features, cache_pairs, load_extractor, read_published
 from niwaki.reward.scorer import load_scorer
 from niwaki.reward.tokens import encode_pairs
 
-from .conftest import write_rows
-
-WORDS = ("pine", "maple", "juniper", "yew")
-
-
-def data(tmp_path):
-    """Pairs and ratings whose better answers name a tree."""
-    pairs, rated = [], []
-    for i in range(120):
-        ask, good, bad = (
-            f"Name {WORDS[i % 4]} {i}.",
-            f"{WORDS[i % 4]} tree " * (1 + i % 3),
-            "stone " * (1 + i % 4),
-        )
-        pairs.append({"prompt": ask, "chosen": good, "rejected": bad, "strength": 1 + i % 3})
-        for answer, value in ((good, 4), (bad, 1)):
-            rated.append({"prompt": ask, "response": answer, "helpfulness": value, "style": (i + value) % 5})
-    return write_rows(tmp_path / "pairs.jsonl", pairs), write_rows(tmp_path / "ratings.jsonl", rated)
-
-
-def recipe_of(backbone, tmp_path, **changes):
-    pairs, rated = data(tmp_path)
-    training = {
-        "learning_rate": 1e-3,
-        "batch_rows": 16,
-        "micro_rows": 8,
-        "warmup_steps": 1,
-        "precision": "float32",
-    }
-    content = {
-        "kind": "reward",
-        "backbone": str(backbone),
-        "data": {
-            "pairs": [{"source": str(pairs)}],
-            "ratings": [{"source": str(rated), "scale": [0, 4]}],
-            "validation": 0.2,
-            "test": 0.2,
-            "max_tokens": 128,
-        },
-        "regression": training,
-        "preference": training,
-        "expo": {"grid": [1, 1.5]},
-        "objectives": {"ensemble": 3, "gate": {"width": 8, "steps": 10, "batch_rows": 32}},
-        "export": {"forms": ["heads", "gated"]},
-    }
-    return build(content | changes, RewardRecipe, name="test")
+from .conftest import recipe_of, write_rows
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One run of everything."""
     from tests.conftest import make_tiny_model
-
-    from .test_gate import generator  # noqa: F401
 
     folder = tmp_path_factory.mktemp("reward")
     make_tiny_model().save_pretrained(folder / "backbone")
@@ -104,6 +57,8 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     row = next(line for line in card.splitlines() if line.startswith("| Test pairs, objectives"))
     assert f"{100 * judged['models']['objectives']['accuracy']['mean']:.1f}" in row
     assert str(run) not in card
+    assert not list((run / "out").rglob("checkpoints"))
+    assert not list((run / "out").rglob("step-*"))
     # Nothing is done twice.
     before = (run / "out" / "2-regress" / "DONE").stat().st_mtime_ns
     pipeline.run(recipe, out=run / "out")
@@ -144,6 +99,23 @@ def test_the_line_end_to_end(run, tokenizer, capsys):
     found = score_conversations(heads, talk)
     assert found == pytest.approx(objectives.rewards(states) @ objectives.transform, abs=1e-4)
     assert score_conversations(scorer.model, talk)[:, 0] == pytest.approx(objectives.score(states), abs=1e-4)
+
+
+def test_a_kill_after_the_snapshots_are_gone_trains_nothing_again(run, tokenizer, tmp_path, monkeypatch):
+    tokenizer.save_pretrained(run / "backbone")
+    recipe = recipe_of(run / "backbone", tmp_path, objectives=None, export={})
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reward_train, "sweep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe, out=tmp_path / "out")
+    monkeypatch.undo()
+    for stage in ("2-regress", "3-prefer"):
+        (tmp_path / "out" / stage / "DONE").rename(tmp_path / "out" / stage / "BEGUN")
+    monkeypatch.setattr(reward_train, "train", lambda *arguments, **options: pytest.fail("it trains again"))
+    assert pipeline.run(recipe, out=tmp_path / "out")["sets"]["test"]["models"]["ExPO"]
 
 
 @pytest.mark.parametrize(

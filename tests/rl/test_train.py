@@ -252,7 +252,7 @@ def test_weights_are_trained_in_float32_and_saved_as_they_came(start, tmp_path):
         **{**SETTINGS, "learning_rate": 1e-6},
     )
     assert load_model(tmp_path / "out" / "model").dtype == torch.bfloat16
-    kept = load_file(tmp_path / "out" / "checkpoints" / "step-0000001" / "model.safetensors")
+    kept = load_file(tmp_path / "out" / "checkpoints" / "step-0000001" / "model-1-of-1.safetensors")
     before = load_model(tmp_path / "half").float().state_dict()
     assert all(tensor.dtype == torch.float32 for tensor in kept.values())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in kept.items())

@@ -122,8 +122,8 @@ def test_warm_up_teaches_the_form_and_is_not_done_twice(start, tmp_path):
     }
     result = warm_up(start, sums(35), out=tmp_path / "a", num_steps=30, held_out=sums(5), **settings)
     assert result.held_out["loss"] < 2
-    for folder in ("model", "checkpoints/step-0000030"):
-        assert (tmp_path / "a" / folder / "model.safetensors").exists()
+    for name in ("model/model.safetensors", "checkpoints/step-0000030/model-1-of-1.safetensors"):
+        assert (tmp_path / "a" / name).exists()
     again = warm_up(start, sums(35), out=tmp_path / "a", num_steps=30, held_out=sums(5), **settings)
     assert again.step == 30
 

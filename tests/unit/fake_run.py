@@ -289,6 +289,6 @@ def _results() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    from niwaki.reporting.page import write_report
+    from niwaki.reporting.compress_page import write_report
 
     print(write_report(write_fake_run(Path(sys.argv[1]), *map(int, sys.argv[2:]))))

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from niwaki.errors import CheckpointError
-from niwaki.ground.checkpoint import INDEX, Checkpoint, Writer
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.folder import new_folder
+from niwaki.ground.index import INDEX
 from niwaki.ground.saved import save_model, verify_saved
 from niwaki.ground.shard import Spec
 

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,14 @@ def test_mistakes_are_a_message_and_a_remedy(call, pipeline, recipe):
     assert result.exit_code == EXIT_USER_ERROR
     assert result.stderr == "No shape has 10 parameters.\nAsk for 50%.\n"
     assert result.stdout == ""
+
+
+def test_what_niwaki_warns_of_is_a_note_and_others_keep_their_place(call, pipeline, recipe, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back after the test
+    call("run", str(recipe))
+    own, others = str(Path(niwaki.__file__).parent / "pruning" / "choose.py"), "/elsewhere/library.py"
+    assert warnings.formatwarning("Too close.", UserWarning, own, 70) == "Note: Too close.\n"
+    assert warnings.formatwarning("Old.", DeprecationWarning, others, 3).startswith(f"{others}:3: Deprec")
 
 
 def test_colour_is_for_terminals_and_not_against_the_will_of_the_user(call, pipeline, recipe, monkeypatch):

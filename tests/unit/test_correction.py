@@ -88,7 +88,7 @@ def test_the_student_learns_from_the_teacher_as_it_is_being_corrected(student, t
     distill_and_correct(student, teacher, ROWS, out=tmp_path / "run", teacher_learning_rate=1e-2, **settings)
     batch = ROWS.take(4, 4)
     trained = copy.deepcopy(student)
-    after_one = load_file(tmp_path / "run" / "checkpoints" / "step-0000001" / "model.safetensors")
+    after_one = load_file(tmp_path / "run" / "checkpoints" / "step-0000001" / "model-1-of-1.safetensors")
     prefix = "model.student."
     trained.load_state_dict(
         {n.removeprefix(prefix): t for n, t in after_one.items() if n.startswith(prefix)}, strict=False

@@ -7,7 +7,6 @@ import logging
 import random
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +112,7 @@ def test_a_model_that_knows_nothing_guesses(tokenizer):
 
 
 def test_sharing_the_context_gives_the_likelihoods_of_lm_eval(tokenizer):
+    from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     from niwaki.evaluation.shared_prefix import SharedPrefixLM
@@ -125,7 +125,7 @@ def test_sharing_the_context_gives_the_likelihoods_of_lm_eval(tokenizer):
         *[("x = 1\n" * 60, choice) for choice in ("y = 2", "z = 333")],  # longer than the window
         ("", "def"),
     ]
-    requests = [SimpleNamespace(args=pair) for pair in pairs]
+    requests = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
     found, expected = (
         lm(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=2).loglikelihood(
             requests, disable_tqdm=True

@@ -5,7 +5,7 @@ import pytest
 from niwaki.errors import RecipeError
 from niwaki.recipe.family import FamilyRecipe, starter
 from niwaki.recipe.kinds import load_recipe, parse_recipe
-from niwaki.recipe.quantities import Size
+from niwaki.recipe.model_size import Size
 from niwaki.recipe.write import commented, dump
 
 SMALLEST = "kind: family\nteacher: sapling\nmembers:\n"

@@ -172,7 +172,7 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_older_one_whole(
     def full(*_):
         raise refusal
 
-    monkeypatch.setattr("niwaki.ground.snapshot.save_file", full)
+    monkeypatch.setattr("niwaki.ground.part_files.save_file", full)
     with pytest.raises(TrainingError, match="No space left"):
         train(copy.deepcopy(tiny_model), tmp_path)
     monkeypatch.undo()

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from scoring import Rows, build, tokens
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from niwaki.errors import CheckpointError, DataError, EvaluationError, RecipeError
 from niwaki.ground.family import family_of
@@ -11,34 +11,11 @@ from niwaki.pruning.importance import load_importance, save_importance, unit_sha
 from niwaki.pruning.measures import MEASURES, magnitude, random, taylor
 from niwaki.pruning.score import score
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 
-
-class Rows:
-    def __init__(self, num_rows=6, row_tokens=10):
-        text = torch.randint(3, 64, (num_rows, row_tokens + 1), generator=torch.Generator().manual_seed(1))
-        self.inputs, self.targets = text[:, :-1], text[:, 1:]
-        self.mask = torch.ones_like(self.inputs, dtype=torch.bool)
-
-    def take(self, start, count):
-        part = slice(start, start + count)
-        return {"inputs": self.inputs[part], "targets": self.targets[part], "mask": self.mask[part]}
-
-
-def build(model_type="llama", **changes):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY | changes))
+def text():
+    """Six rows, and the tokens that follow."""
+    ids = tokens(6, 11)
+    return Rows(ids[:, :-1], targets=ids[:, 1:])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +58,7 @@ def test_magnitude_is_the_norm_of_all_weights_of_a_unit(model):
 
 
 def test_taylor_is_weight_times_gradient_of_the_mean_loss_of_the_whole_set():
-    model, rows = build(), Rows()
+    model, rows = build(), text()
     found = taylor(model, rows, num_samples=6, batch_rows=4)
     logits = model(rows.inputs).logits
     F.cross_entropy(logits.flatten(0, 1), rows.targets.flatten()).backward()
@@ -90,26 +67,25 @@ def test_taylor_is_weight_times_gradient_of_the_mean_loss_of_the_whole_set():
 
 
 def test_taylor_does_not_depend_on_batches_chunks_or_padding(model, monkeypatch):
-    rows = Rows()
+    rows = text()
     whole = taylor(model, rows, num_samples=6, batch_rows=6)
     monkeypatch.setattr("niwaki.pruning.measures._CHUNK_TOKENS", 7)
     assert_equal(taylor(model, rows, num_samples=6, batch_rows=1), whole)
-    padded = Rows()
-    padded.inputs, padded.targets = (F.pad(x, (5, 0), value=7) for x in (rows.inputs, rows.targets))
-    padded.mask = F.pad(rows.mask, (5, 0))
+    inputs, targets = (F.pad(x, (5, 0), value=7) for x in (rows.inputs, rows.targets))
+    padded = Rows(inputs, F.pad(rows.mask, (5, 0)), targets)
     assert_equal(taylor(model, padded, num_samples=6, batch_rows=4), whole)
 
 
 def test_a_weight_of_zero_or_without_influence_counts_nothing_for_taylor():
     model = build()
     model.model.layers[1].mlp.down_proj.weight.data[:, 5] = 0
-    found = taylor(model, Rows(), num_samples=2)
+    found = taylor(model, text(), num_samples=2)
     assert found["ffn"][1, 5] == 0
     assert found["ffn"][1, 4] > 0
 
 
 def test_tied_weights_count_once_with_the_gradient_of_both_uses():
-    model, rows = build(tie_word_embeddings=True), Rows()
+    model, rows = build(tie_word_embeddings=True), text()
     found = taylor(model, rows, num_samples=6)
     F.cross_entropy(model(rows.inputs).logits.flatten(0, 1), rows.targets.flatten()).backward()
     weights = dict(model.named_parameters())
@@ -128,7 +104,7 @@ def test_every_measure_covers_every_axis_and_leaves_the_model_as_it_was(measure)
     model = build("mixtral", num_local_experts=4, num_experts_per_tok=2).train()
     model.model.norm.weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = MEASURES[measure](model, Rows(), num_samples=4, batch_rows=3, seed=0)
+    found = MEASURES[measure](model, text(), num_samples=4, batch_rows=3, seed=0)
     sizes = family_of(model.config).axis_sizes(model.config)
     assert found.keys() == set(family_of(model.config).axes)
     for axis, values in found.items():
@@ -145,8 +121,8 @@ def test_every_measure_covers_every_axis_and_leaves_the_model_as_it_was(measure)
 
 
 def test_the_measure_called_activation_is_score(model):
-    found = MEASURES["activation"](model, Rows(), num_samples=6, batch_rows=4, seed=0)
-    assert_equal(found, score(model, Rows(), num_samples=6, batch_rows=4).importances())
+    found = MEASURES["activation"](model, text(), num_samples=6, batch_rows=4, seed=0)
+    assert_equal(found, score(model, text(), num_samples=6, batch_rows=4).importances())
 
 
 def test_random_repeats_with_its_seed_and_differs_between_axes_and_seeds(model):
@@ -158,18 +134,18 @@ def test_random_repeats_with_its_seed_and_differs_between_axes_and_seeds(model):
 
 def test_what_taylor_cannot_use_is_refused(model):
     with pytest.raises(RecipeError, match="num_samples is 0"):
-        taylor(model, Rows(), num_samples=0)
+        taylor(model, text(), num_samples=0)
     with pytest.raises(DataError, match="6 rows found, 7 needed"):
-        taylor(model, Rows(), num_samples=7)
+        taylor(model, text(), num_samples=7)
     broken = build()
     broken.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises((CheckpointError, EvaluationError)):
-        taylor(broken, Rows(), num_samples=2)
+        taylor(broken, text(), num_samples=2)
     huge = build()
     huge.model.layers[0].mlp.up_proj.weight.data.fill_(1e30)
     huge.model.layers[0].mlp.gate_proj.weight.data.fill_(1e30)
     with pytest.raises((CheckpointError, EvaluationError)):
-        taylor(huge, Rows(), num_samples=2)
+        taylor(huge, text(), num_samples=2)
 
 
 def test_a_saved_file_reads_back_and_equal_importances_give_equal_bytes(tmp_path, model):
@@ -193,6 +169,6 @@ def test_an_importance_file_that_is_missing_or_damaged_is_refused(tmp_path, cont
 
 
 def test_a_score_file_is_no_importance_file(tmp_path, model):
-    score(model, Rows(), num_samples=2).save(tmp_path / "scores.safetensors")
+    score(model, text(), num_samples=2).save(tmp_path / "scores.safetensors")
     with pytest.raises(CheckpointError, match="is no importance file"):
         load_importance(tmp_path / "scores.safetensors")

@@ -186,8 +186,10 @@ def test_only_visited_experts_and_no_lookup_work_on_a_token():
 
 
 SIZES = {"layer": 4, "hidden": 64, "ffn": 128, "kv": 2, "group": 2, "dim": 16, "vocab": 512}
-BIG = Shape(SIZES, num_parameters=100_000, num_active_parameters=90_000)
-SMALL = Shape(SIZES | {"layer": 2}, num_parameters=50_000, num_active_parameters=40_000)
+BIG = Shape(SIZES, num_parameters=100_000, num_active_parameters=90_000, num_end_parameters=20_000)
+SMALL = Shape(
+    SIZES | {"layer": 2}, num_parameters=50_000, num_active_parameters=40_000, num_end_parameters=20_000
+)
 WORK = Work(
     sequence_length_tokens=32,
     calibration_rows=10,
@@ -553,18 +555,33 @@ def test_flags_that_cannot_be_read_are_named(teacher):
 
 
 def test_processes_share_time_and_sharded_ones_share_weights(tmp_path):
-    """Gradients and moments are shared; the whole model is there before and after the training."""
     recipe = starter().model_copy(update={"teacher": str(save_teacher(tmp_path / "teacher"))})
     found = {}
     for name, options in {"one": (1, False), "ddp": (8, False), "fsdp2": (8, True)}.items():
         with supposing(options[0], is_sharded=options[1]):
             planned = plan(recipe, out=tmp_path / "run", flops_per_s=1e9)
         found[name] = {stage.name: stage for stage in planned.stages}["distill"]
-    student = max(shape.num_parameters for shape in planned.candidates)
-    assert found["ddp"].memory_bytes == found["one"].memory_bytes
+    assert found["ddp"].memory_bytes == found["one"].memory_bytes > found["fsdp2"].memory_bytes
     assert found["ddp"].flops == found["fsdp2"].flops == pytest.approx(found["one"].flops / 8)
-    saved = found["ddp"].memory_bytes - found["fsdp2"].memory_bytes
-    assert saved == pytest.approx(16 * student * 7 / 8 - 4 * student)
+
+
+def test_eight_processes_do_an_eighth_of_every_stage():
+    work = {"calibration_rounds": 3, "basis_tokens": 70, "depth_tokens": 80, "repair_tokens": 90}
+    alone, eight = (costs(num_processes=number, has_baseline=True, **work) for number in (1, 8))
+    for name, stage in alone.items():
+        assert stage.flops > 0, name
+        assert stage.flops == pytest.approx(8 * eight[name].flops), name
+
+
+def test_what_processes_share_is_whole_for_a_layer_at_a_time_and_outside_the_layers():
+    whole, shared = (costs(num_processes=8, is_sharded=sharded) for sharded in (False, True))
+    # Layers of 20,000 (teacher) and 15,000 (student) parameters, 20,000 outside the layers of each.
+    teacher = 2 * (80_000 // 8 + 20_000 + 2 * 20_000)
+    training = 16 * 50_000 // 8 + 4 * (3 * 20_000 + 4 * 15_000)
+    saved = whole["distill"].memory_bytes - shared["distill"].memory_bytes
+    assert saved == 2 * 100_000 + 16 * 50_000 - teacher - training
+    student = 2 * (30_000 // 8 + 20_000 + 2 * 15_000)
+    assert shared["evaluate"].memory_bytes == teacher + student
 
 
 def test_recomputed_activations_need_less_memory_and_another_forward_pass(tmp_path):

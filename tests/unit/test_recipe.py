@@ -10,20 +10,18 @@ from pydantic import ValidationError
 from niwaki.errors import RecipeError
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.load import load, parse
+from niwaki.recipe.model_size import Size, format_size, parse_size
 from niwaki.recipe.quantities import (
     Ceiling,
-    Size,
     format_bytes_ceiling,
     format_count,
     format_fraction,
-    format_size,
     format_time_ceiling,
     parse_bytes_ceiling,
     parse_count,
     parse_count_or_share,
     parse_fraction,
     parse_number,
-    parse_size,
     parse_time_ceiling,
 )
 from niwaki.recipe.teacher import FORWARD_KL, refuse_other_losses

@@ -17,11 +17,11 @@ from niwaki.errors import RunError
 from niwaki.reporting import figures
 from niwaki.reporting.card import public_name, write_card
 from niwaki.reporting.collect import collect
+from niwaki.reporting.compress_page import write_report
 from niwaki.reporting.facts import Candidate, Curve, Importance
 from niwaki.reporting.figures.ranking import MAX_ROWS, ordered
 from niwaki.reporting.figures.svg import Scale
 from niwaki.reporting.figures.svg import tag as element_of
-from niwaki.reporting.page import write_report
 from niwaki.reporting.words import catch_up, headline, quantity
 
 HOSTILE = "</pre><script>alert('x')</script>\"'&<img src=http://example.org/x onerror=alert(1)>"

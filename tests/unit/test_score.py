@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from scoring import Rows, build, tokens
 
 from niwaki.errors import (
     CheckpointError,
@@ -17,37 +17,6 @@ from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores, merge
 
 AXES = ("hidden", "ffn", "group", "layer")
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-class Rows:
-    def __init__(self, inputs, mask=None):
-        self.inputs = inputs
-        self.mask = torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask
-
-    def take(self, start, count):
-        part = slice(start, start + count)
-        return {"inputs": self.inputs[part], "mask": self.mask[part]}
-
-
-def build(model_type="llama", **changes):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY | changes))
-
-
-def tokens(num_rows=6, row_tokens=10):
-    return torch.randint(3, 64, (num_rows, row_tokens), generator=torch.Generator().manual_seed(1))
 
 
 def assert_alike(a, b, rtol=1e-5):

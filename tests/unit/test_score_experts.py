@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scoring import TINY, Rows, tokens
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -11,16 +12,7 @@ from niwaki.pruning.score import score
 from niwaki.pruning.scores import Scores, merge
 
 NUM_EXPERTS, NUM_NEURONS = 5, 12
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "num_experts_per_tok": 2,
-}
+ROUTED = TINY | {"num_hidden_layers": 2, "num_experts_per_tok": 2}
 CASES = {
     "mixtral": {"num_local_experts": NUM_EXPERTS, "intermediate_size": NUM_NEURONS},
     "qwen3_moe": {"num_experts": NUM_EXPERTS, "moe_intermediate_size": NUM_NEURONS, "norm_topk_prob": False},
@@ -28,29 +20,15 @@ CASES = {
 PAIRS = [(batch, sequence) for batch in ("mean", "l2", "var") for sequence in ("mean", "l2", "var")]
 
 
-class Rows:
-    def __init__(self, inputs, mask=None):
-        self.inputs = inputs
-        self.mask = torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask
-
-    def take(self, start, count):
-        part = slice(start, start + count)
-        return {"inputs": self.inputs[part], "mask": self.mask[part]}
-
-
 def build(model_type="mixtral", **options):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **TINY | CASES[model_type])
+    config = AutoConfig.for_model(model_type, **ROUTED | CASES[model_type])
     model = AutoModelForCausalLM.from_config(config, **options).eval()
     for layer in model.model.layers:  # a router that sends tokens everywhere, but not evenly
         torch.nn.init.normal_(layer.mlp.gate.weight, std=0.5)
         torch.nn.init.normal_(layer.mlp.experts.gate_up_proj, std=0.3)
         torch.nn.init.normal_(layer.mlp.experts.down_proj, std=0.3)
     return model
-
-
-def tokens(num_rows=4, row_tokens=10):
-    return torch.randint(3, 64, (num_rows, row_tokens), generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
@@ -87,7 +65,7 @@ def over_tokens(values, sequence):
 
 @pytest.mark.parametrize("model_type", CASES)
 def test_scores_equal_the_definitions_computed_token_by_token(model_type):
-    model, inputs = build(model_type), tokens()
+    model, inputs = build(model_type), tokens(4)
     scores = score(model, Rows(inputs), num_samples=4, batch_rows=3, sequence=("mean", "l2", "var"))
     for layer in range(2):
         found = list(heard(model, inputs, layer))
@@ -115,7 +93,7 @@ def test_an_expert_that_no_token_reaches_scores_nothing():
         u, v = torch.randn(2, 32)
         # Two of these four are positive for every token, so zero is never among the best two.
         layer.mlp.gate.weight.data = torch.stack([u, -u, v, torch.zeros(32), -v])
-    scores = score(model, Rows(tokens()), num_samples=4)
+    scores = score(model, Rows(tokens(4)), num_samples=4)
     reached = torch.tensor([True, True, True, False, True])
     for axis in ("expert", "effn"):
         assert scores.importance(axis).isfinite().all()
@@ -126,7 +104,7 @@ def test_an_expert_that_no_token_reaches_scores_nothing():
 @pytest.mark.parametrize("model_type", CASES)
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
 def test_listening_changes_no_output_of_the_model(model_type, implementation):
-    model, inputs = build(model_type, experts_implementation=implementation), tokens()
+    model, inputs = build(model_type, experts_implementation=implementation), tokens(4)
     batch = Rows(inputs).take(0, 4)
     with torch.no_grad():
         plain = model.model(inputs).last_hidden_state
@@ -147,7 +125,7 @@ def test_listening_changes_no_output_of_the_model(model_type, implementation):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_and_batch_size_do_not_matter(side):
-    model, inputs = build(), tokens(row_tokens=8)
+    model, inputs = build(), tokens(4, 8)
     padding = torch.full((4, 5), 7)
     padded = torch.cat([padding, inputs] if side == "left" else [inputs, padding], 1)
     mask = torch.zeros_like(padded, dtype=torch.bool)
@@ -159,7 +137,7 @@ def test_padding_and_batch_size_do_not_matter(side):
 
 
 def test_parts_merge_and_a_saved_file_reads_back(tmp_path):
-    model, rows = build(), Rows(tokens())
+    model, rows = build(), Rows(tokens(4))
     whole = score(model, rows, num_samples=4)
     merged = merge([score(model, rows, num_samples=2, first_row=start) for start in (0, 2)])
     merged.save(tmp_path / "scores")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from niwaki.errors import NiwakiError, RecipeError
 EXIT_WRONG_ANSWER = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_FORMAT = warnings.formatwarning
 # What several processes of a launcher can do together.
 _DIVIDED = ("run", "compress", "check", "correct", "score", "choose", "trim", "distill", "eval")
 
@@ -27,6 +29,7 @@ class _Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; with NIWAKI_TRACEBACK=1 its errors keep their traceback."""
+        warnings.formatwarning = _as_note
         try:
             with _together(ctx):
                 return super().invoke(ctx)
@@ -39,6 +42,14 @@ class _Verbs(TyperGroup):
             command = shlex.join(["niwaki", *sys.argv[1:]])
             typer.echo(f"\nStopped. The same command goes on from here: {command}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _as_note(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What niwaki warns of, without the line of code that other warnings show."""
+    own = Path(filename).is_relative_to(Path(__file__).parents[1])
+    return f"Note: {message}\n" if own else _FORMAT(message, category, filename, lineno, line)
 
 
 def _is_one_of_several() -> bool:

@@ -34,7 +34,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from niwaki.distillation.projection import wide
 from niwaki.errors import FamilyError, RecipeError, TrainingError
 from niwaki.ground.family import Family, family_of
-from niwaki.ground.table import Sites
+from niwaki.ground.sites import Sites
 from niwaki.recipe.quantities import format_layer
 
 Part = Literal["embedding", "output", "mlp_input", "attention"]

@@ -26,6 +26,7 @@ from niwaki.ground.corpus import tokenizer_fingerprint
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.loop import FitResult, Loss, RowSource, fit
 from niwaki.ground.model import load_tokenizer
+from niwaki.ground.spread import running
 from niwaki.ground.stream import Batch
 
 
@@ -79,17 +80,18 @@ def distill(
     if hidden is not None:
         check_hidden(hidden, student=student.config, teacher=teacher.config)
         trained = Lifted(student, teacher=teacher.config, seed=options.get("seed", 0))
-    return fit(
-        trained,
-        rows,
-        distillation_loss(teacher, **of_logits, lm_weight=lm_weight, hidden=hidden),
-        out=out,
-        num_steps=num_steps,
-        batch_rows=batch_rows,
-        micro_rows=micro_rows,
-        learning_rate=learning_rate,
-        **{"label": "distillation", **options},
-    )
+    with running(teacher):
+        return fit(
+            trained,
+            rows,
+            distillation_loss(teacher, **of_logits, lm_weight=lm_weight, hidden=hidden),
+            out=out,
+            num_steps=num_steps,
+            batch_rows=batch_rows,
+            micro_rows=micro_rows,
+            learning_rate=learning_rate,
+            **{"label": "distillation", **options},
+        )
 
 
 def distillation_loss(

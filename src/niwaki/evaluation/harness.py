@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.mode import evaluating
+from niwaki.ground.spread import running
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -65,6 +66,9 @@ def run_tasks(
 ) -> dict[str, TaskResult]:
     """Evaluate `model` on lm-eval `tasks`; the same call gives the same numbers.
 
+    Collective: several processes share out the questions, and all get the same result: that of one process,
+    up to rounding. Only tasks that draw their answers (`do_sample`) draw others.
+
     Args:
         model: a causal language model, on the device where it shall run.
         tokenizer: left as it is; lm-eval gets a copy.
@@ -85,7 +89,7 @@ def run_tasks(
         raise EvaluationError(
             "the tokenizer has neither a beginning-of-text nor an end-of-text token.", "Set its `eos_token`."
         )
-    with _quiet(), _private_random_state(), evaluating(model):
+    with _quiet(), _private_random_state(), evaluating(model), running(model):
         manager = find_tasks(tasks, include_path)
         lm = SharedPrefixLM(
             pretrained=model,

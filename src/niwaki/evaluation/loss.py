@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from niwaki.evaluation.mode import evaluating
 from niwaki.ground import processes
 from niwaki.ground.head import Head, check_head, split_head
 from niwaki.ground.layers import only_layers
+from niwaki.ground.parts import is_in_parts
+from niwaki.ground.spread import running
 from niwaki.ground.stats import Interval, bootstrap_mean
 from niwaki.ground.stream import Batch, Rows
 from niwaki.ground.streamed import is_streamed, rows_at_once
@@ -86,18 +89,24 @@ def held_out_loss(
     divergences: list[float] = []
     counts: list[int] = []
     with ExitStack() as stack:
+        models = [each for each in (model, teacher) if each is not None]
+        for each in models:
+            stack.enter_context(evaluating(each))
+            stack.enter_context(running(each))
         stack.enter_context(torch.inference_mode())
-        for each in (model, teacher):
-            if each is not None:
-                stack.enter_context(evaluating(each))
-        for start, batch, hidden in _decoded(model, rows, num_rows, batch_rows):
+        own = processes.my_part(num_rows, step=batch_rows)
+        decoded = _decoded(model, rows, own, batch_rows)
+        if any(map(is_in_parts, models)):
+            decoded = chain(decoded, _along(model, rows, own, num_rows, batch_rows))
+        for turn, (start, batch, hidden) in enumerate(decoded):
             row_nats, row_divergences = _row_sums(model, hidden, teacher, batch)
             _check_finite(row_nats, start)
-            if not counts:  # after the first loss, so that NaN weights are reported as what they are
+            if turn == 0:  # after the first loss, so that NaN weights are reported as what they are
                 _check_head(model)
-            nats += row_nats.tolist()
-            divergences += row_divergences.tolist()
-            counts += batch["mask"].sum(dim=1).tolist()
+            if start in own:
+                nats += row_nats.tolist()
+                divergences += row_divergences.tolist()
+                counts += batch["mask"].sum(dim=1).tolist()
     measured = processes.gather((nats, divergences, counts))
     nats, divergences, counts = (
         [value for part in each for value in part] for each in zip(*measured, strict=True)
@@ -116,19 +125,28 @@ def held_out_loss(
 
 
 def _decoded(
-    model: PreTrainedModel, rows: Rows, num_rows: int, batch_rows: int
+    model: PreTrainedModel, rows: Rows, numbers: range, batch_rows: int
 ) -> Iterator[tuple[int, Batch, Tensor]]:
     """First row, batch and last hidden states at the scored positions [N, D], batch after batch."""
     row_tokens = rows.take(0, 1)["inputs"].shape[1]
     at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=row_tokens)
-    mine = processes.my_part(num_rows, step=batch_rows)
-    for first in range(mine.start, mine.stop, at_once):
-        end = min(first + at_once, mine.stop)
+    for first in range(numbers.start, numbers.stop, at_once):
+        end = min(first + at_once, numbers.stop)
         starts = range(first, end, batch_rows)
         batches = [rows.take(start, min(batch_rows, end - start)) for start in starts]
         arguments = [{"input_ids": batch["inputs"].to(model.device)} for batch in batches]
         for start, batch, hidden in zip(starts, batches, decode(model, arguments), strict=True):
             yield start, batch, hidden[batch["mask"].to(model.device)]
+
+
+def _along(
+    model: PreTrainedModel, rows: Rows, own: range, num_rows: int, batch_rows: int
+) -> Iterator[tuple[int, Batch, Tensor]]:
+    """Batches of other processes, until this one has run a model in parts as often as the first has."""
+    num_batches = math.ceil(num_rows / batch_rows)
+    num_turns = math.ceil(num_batches / processes.count()) - math.ceil(len(own) / batch_rows)
+    for _ in range(num_turns):
+        yield from _decoded(model, rows, range(min(batch_rows, num_rows)), batch_rows)
 
 
 def _check_head(model: PreTrainedModel) -> None:

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from niwaki.errors import EvaluationError
 from niwaki.evaluation.mode import evaluating
+from niwaki.ground.parts import is_in_parts
+from niwaki.ground.spread import running
 
 TEMPERATURE = 0.7
 
@@ -28,12 +30,12 @@ def sample_text(
     """Continue each prompt, alone and without padding, until the end-of-text token or `max_new_tokens`.
 
     The most probable token each time; with a `seed`, drawn at `TEMPERATURE`, and a prompt gives the same text
-    whatever the other prompts are.
+    whatever the other prompts are. Collective for a model in parts.
 
     Raises:
         EvaluationError: a prompt without tokens.
     """
-    with evaluating(model):
+    with evaluating(model), running(model):
         return [_continue(model, tokenizer, prompt, max_new_tokens, seed) for prompt in prompts]
 
 
@@ -59,6 +61,7 @@ def _continue(
             max_new_tokens=max_new_tokens,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id,
+            synced_gpus=is_in_parts(model),
             **how,
         )[0]
     # Decoded together with the prompt: some tokenizers drop the blank before a text's first word.

@@ -35,6 +35,7 @@ Sizes = Mapping[str, int]
 Keep = Mapping[str, Tensor]
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _TERM = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|[^\s\[\]()|]+")
 
 
@@ -60,7 +61,7 @@ def parse(expr: str) -> tuple[Dim, ...]:
 def axes_of(expr: str) -> tuple[str, ...]:
     """Name the axes of an expression, each once, in order of appearance; numbers are left out."""
     names = chain.from_iterable(chain.from_iterable(parse(expr)))
-    return tuple(dict.fromkeys(name for name in names if not name.isdigit()))
+    return tuple(dict.fromkeys(name for name in names if not _NUMBER.fullmatch(name)))
 
 
 def shape(expr: str, sizes: Sizes) -> tuple[int, ...]:
@@ -159,7 +160,7 @@ def _parse_block(block: str, expr: str) -> Block:
         raise _malformed(expr, "a term is empty")
     for name in names:
         known = name in AXES and name != "layer"
-        if not known and not (name.isdigit() and int(name) > 0):
+        if not known and not _NUMBER.fullmatch(name):
             raise _malformed(expr, f"{name!r} is no tensor axis ({' '.join(AXES[1:])}) and no number")
     if len(set(names)) < len(names):
         raise _malformed(expr, f"block {block!r} names an axis twice")
@@ -174,7 +175,7 @@ def _malformed(expr: str, why: str) -> FamilyError:
 
 
 def _axis_size(name: str, expr: str, sizes: Sizes) -> int:
-    if name.isdigit():
+    if _NUMBER.fullmatch(name):
         return int(name)
     if name not in sizes:
         raise FamilyError(

@@ -1,36 +1,29 @@
-"""A Hugging Face model folder, one tensor at a time: a reader and a writer.
+"""A Hugging Face model folder, read one tensor at a time; `checkpoint_writer.py` writes them.
 
-`Checkpoint` reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists; `Writer`
-writes the same. Neither holds more than the tensor, or the rows of it, that the caller asks for or
-hands over.
+`Checkpoint` never holds more than the tensor, or the rows of it, that the caller asks for.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
 from niwaki.errors import CheckpointError
-from niwaki.ground.shard import Shard, Spec, header_for, open_shard, read_tensor, write_tensor
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from niwaki.ground.index import open_shards, read_object
+from niwaki.ground.shard import Shard, Spec, read_tensor
 
 _CARRIED = (
     "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.tiktoken",
     "spiece.model", "sentencepiece*.model", "chat_template*", "additional_chat_templates/*",
     "generation_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SAMPLES, _SAMPLE_BYTES = 8, 4096
 # Fits the cache of a processor core and is below the size from which malloc maps fresh pages every time.
 _BLOCK_BYTES = 1 << 20
@@ -52,7 +45,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: no such folder, expected a model folder.", "Check the path.")
         for name in ("config.json", "tokenizer_config.json"):
             _refuse_remote_code(self.path / name)
-        self.shards: tuple[Shard, ...] = _open_shards(self.path)
+        self.shards: tuple[Shard, ...] = open_shards(self.path)
         self._shard_of = {name: shard for shard in self.shards for name in shard.tensors}
 
     @cached_property
@@ -171,167 +164,17 @@ class Checkpoint:
         return self._digest
 
 
-class Writer:
-    """Writes tensors, in any order, into shards whose layout is known beforehand.
-
-    Args:
-        folder: an existing folder; gets `model.safetensors`, or numbered shards and their index.
-        shards: for each shard, name -> dtype and shape, in the order wanted in the file.
-        metadata: the free text of the headers; "format" is what `transformers` looks for.
-    """
-
-    def __init__(
-        self, folder: Path, shards: Sequence[Mapping[str, Spec]], metadata: Mapping[str, str] | None = None
-    ) -> None:
-        num = len(shards)
-        files = (
-            [SINGLE] if num == 1 else [f"model-{i:05d}-of-{num:05d}.safetensors" for i in range(1, num + 1)]
-        )
-        self._place: dict[str, tuple[Path, int, Spec]] = {}
-        for file_name, tensors in zip(files, shards, strict=True):
-            header, offsets = header_for(tensors, metadata or {"format": "pt"})
-            with (folder / file_name).open("wb") as file:
-                file.write(header)
-                file.truncate(len(header) + sum(spec.num_bytes for spec in tensors.values()))
-            self._place |= {name: (folder / file_name, offsets[name], spec) for name, spec in tensors.items()}
-        if num > 1:
-            _write_index(
-                folder / INDEX, {name: path.name for name, (path, _, _) in self._place.items()}, shards
-            )
-        self._missing = set(self._place)
-        self._file: BinaryIO | None = None
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor to its place.
-
-        Raises:
-            CheckpointError: the name is not in the layout or was added before, or its dtype or shape differ.
-        """
-        file, offset, spec = self._open(name)
-        found = Spec(tensor.dtype, tuple(tensor.shape))
-        if found != spec:
-            raise _wrong(name, found, spec)
-        write_tensor(file, offset, tensor)
-        self._missing.remove(name)
-
-    def add_blocks(self, name: str, blocks: Iterable[Tensor]) -> None:
-        """Write one tensor to its place, given as consecutive rows.
-
-        Raises:
-            CheckpointError: as of `add`, for the rows together.
-        """
-        file, offset, spec = self._open(name)
-        num_rows, *row_shape = spec.shape
-        row_bytes = Spec(spec.dtype, tuple(row_shape)).num_bytes
-        end = 0
-        for block in blocks:
-            start, end = end, end + len(block)
-            found = Spec(block.dtype, (end, *block.shape[1:]))
-            if found != replace(spec, shape=(end, *row_shape)) or end > num_rows:
-                raise _wrong(name, found, spec)
-            write_tensor(file, offset + start * row_bytes, block)
-        if end != num_rows:
-            raise _wrong(name, replace(spec, shape=(end, *row_shape)), spec)
-        self._missing.remove(name)
-
-    def _open(self, name: str) -> tuple[BinaryIO, int, Spec]:
-        """The file of a tensor not written yet, its place there, and what it must be."""
-        if name not in self._missing:
-            raise CheckpointError(f"{name}: not expected, or written already.", "This is a fault in niwaki.")
-        path, offset, spec = self._place[name]
-        if self._file is None or self._file.name != str(path):
-            self._close_file()
-            self._file = path.open("r+b")
-        return self._file, offset, spec
-
-    def close(self) -> None:
-        """Finish the files.
-
-        Raises:
-            CheckpointError: a tensor of the layout was never added.
-        """
-        self._close_file()
-        if self._missing:
-            raise CheckpointError(f"{min(self._missing)}: was never written.", "This is a fault in niwaki.")
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _wrong(name: str, found: Spec, expected: Spec) -> CheckpointError:
-    return CheckpointError(f"{name}: got {found}, expected {expected}.", "This is a fault in niwaki.")
-
-
-def _open_shards(path: Path) -> tuple[Shard, ...]:
-    if (path / SINGLE).exists():
-        return (open_shard(path / SINGLE),)
-    if not (path / INDEX).exists():
-        pickles = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
-        if pickles:
-            raise CheckpointError(
-                f"{path}: holds pickled weights ({pickles[0]}), expected {SINGLE} or {INDEX}.",
-                "Convert them to safetensors: AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW)",
-            )
-        raise CheckpointError(
-            f"{path}: no weights, expected {SINGLE} or {INDEX}.", "Download the whole model folder."
-        )
-    weight_map = _read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path / INDEX}: no weight_map.", "Download or copy the file again.")
-    for file_name in weight_map.values():
-        if not isinstance(file_name, str) or file_name in ("", "..") or Path(file_name).name != file_name:
-            raise CheckpointError(
-                f"{path / INDEX}: {file_name!r} is no file of this folder.",
-                "Do not use this download: an index names the files that lie beside it.",
-            )
-    shards = tuple(open_shard(path / file_name) for file_name in sorted(set(weight_map.values())))
-    found = {(name, shard.path.name) for shard in shards for name in shard.tensors}
-    for name, file_name in sorted(found ^ set(weight_map.items())):
-        fault = (
-            "which the index does not list" if (name, file_name) in found else "which is not in that shard"
-        )
-        raise CheckpointError(
-            f"{path / INDEX}: {name} of {file_name}, {fault}.",
-            "Index and shards belong to different models or downloads; get them again together.",
-        )
-    return shards
-
-
 def _refuse_remote_code(path: Path) -> None:
     if path.name == "config.json" and not path.is_file():
         raise CheckpointError(f"{path}: the file is missing.", "Download or copy the model folder again.")
-    if path.is_file() and "auto_map" in _read_json(path):
+    if path.is_file() and "auto_map" in read_object(path):
         raise CheckpointError(
             f"{path}: asks for code from the model folder (auto_map), which niwaki never runs.",
             "If transformers has this model itself, remove auto_map from the file.",
         )
 
 
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}).", "Download or copy the file again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path}: holds a {type(content).__name__}, expected an object.", "Get it again."
-        )
-    return content
-
-
 def _sample_offsets(num_bytes: int) -> Iterator[int]:
     if num_bytes <= _SAMPLES * _SAMPLE_BYTES:
         return iter(range(0, num_bytes, _SAMPLE_BYTES))
     return (i * (num_bytes - _SAMPLE_BYTES) // (_SAMPLES - 1) for i in range(_SAMPLES))
-
-
-def _write_index(path: Path, weight_map: Mapping[str, str], shards: Sequence[Mapping[str, Spec]]) -> None:
-    specs = [spec for tensors in shards for spec in tensors.values()]
-    metadata = {
-        "total_parameters": sum(spec.num_elements for spec in specs),
-        "total_size": sum(spec.num_bytes for spec in specs),
-    }
-    index = {"metadata": metadata, "weight_map": dict(weight_map)}
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Read axis sizes from a `transformers` config, and write a copy of it with other sizes."""
+"""Read axis sizes from a `transformers` config, check new ones, and write a copy of it with them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,66 @@ def read_sizes(config: PreTrainedConfig, fields: Mapping[str, str]) -> dict[str,
             "Check that config.json is complete.",
         )
     return sizes
+
+
+def check_sizes(model_type: str, sizes: Sizes, *, hidden_is_heads: bool, heads_divide_hidden: bool) -> None:
+    """Refuse sizes that no config of a family can say.
+
+    Args:
+        model_type: as in config.json.
+        sizes: axis -> size, for every axis.
+        hidden_is_heads, heads_divide_hidden: as of `Family`.
+
+    Raises:
+        FamilyError: names the rule and the nearest sizes that satisfy it.
+    """
+    for axis, size in sizes.items():
+        if size < 1:
+            raise FamilyError(f"{model_type}: axis {axis!r} has size {size}.", "Every axis needs at least 1.")
+    heads, hidden = sizes["kv"] * sizes["group"], sizes["hidden"]
+    width = heads * sizes["dim"]
+    if hidden_is_heads and hidden != width:
+        per_kv = sizes["group"] * sizes["dim"]
+        nearest = max(1, round(hidden / per_kv))
+        raise FamilyError(
+            f"{model_type}: hidden must equal kv * group * dim, because the config has no head_dim; "
+            f"got hidden={hidden} and kv * group * dim = {width}.",
+            f"Use hidden={width}, or kv={nearest} with hidden={nearest * per_kv}.",
+        )
+    if heads_divide_hidden and hidden % heads:
+        below = hidden // heads * heads
+        nearest_sizes = f"{below} or {below + heads}" if below else str(heads)
+        raise FamilyError(
+            f"{model_type}: hidden must be a multiple of the number of heads, kv * group = {heads}, "
+            f"or transformers refuses the config; got hidden={hidden}.",
+            f"Use hidden={nearest_sizes}, or a number of heads that divides {hidden}.",
+        )
+
+
+def check_change(config: PreTrainedConfig, old: Sizes, new: Sizes, *, trimmed: Sequence[str]) -> None:
+    """Refuse new sizes of axes that stay as they are, and fewer experts than a token is sent to.
+
+    Args:
+        config: the model's config.
+        old, new: axis -> size, before and after.
+        trimmed: the axes that the family can trim, for the message.
+
+    Raises:
+        FamilyError: names the axis and what is possible.
+    """
+    unknown = sorted(set(new) - set(old))
+    changed = [axis for axis in ("dim", "vocab") if new[axis] != old[axis]]
+    for axis in unknown + changed:
+        raise FamilyError(
+            f"{config.model_type}: axis {axis!r} cannot be set to {new[axis]}.",
+            f"This family can trim: {' '.join(trimmed)}.",
+        )
+    active = getattr(config, "num_experts_per_tok", None)
+    if "expert" in new and active is not None and new["expert"] < active:
+        raise FamilyError(
+            f"{config.model_type}: {new['expert']} experts are fewer than num_experts_per_tok={active}.",
+            f"Keep at least {active} experts.",
+        )
 
 
 def write_sizes(

@@ -1,4 +1,4 @@
-"""How one tensor is cut when it does not come whole, but some rows at a time."""
+"""Where one tensor goes in a cut, and how it is cut when it does not come whole, but some rows at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niwaki.ground.axes import index_select
+from niwaki.ground.axes import Keep, index_select
+from niwaki.ground.patterns import Match
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,32 @@ class Cut:
             if len(indices) < block.shape[dim]:
                 block = index_select(block, dim, indices)
         return self.rescale(block)
+
+
+def place(match: Match, keep: Keep) -> tuple[str, Keep] | None:
+    """Find the new name of a tensor, and the part of `keep` that cuts it; None when its layer or expert goes.
+
+    Args:
+        match: the tensor's line in the table.
+        keep: axis -> kept indices, of the whole model.
+    """
+    indices = dict(keep)
+    numbers: dict[str, int] = {}
+    for axis, number in (("layer", match.layer), ("expert", match.expert)):
+        if number is None:
+            continue
+        kept = indices.pop(axis, None)
+        if kept is not None and kept.ndim == 2:
+            kept = kept[match.layer]
+        position = number if kept is None else _position(kept, number)
+        if position is None:
+            return None
+        numbers[axis] = position
+    if match.expert is not None and "effn" in indices and indices["effn"].ndim == 3:
+        indices["effn"] = indices["effn"][:, match.expert]
+    return match.pattern.format(**numbers), indices
+
+
+def _position(kept: Tensor, number: int) -> int | None:
+    found = torch.nonzero(kept == number)
+    return int(found[0]) if len(found) else None

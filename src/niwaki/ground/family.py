@@ -8,10 +8,9 @@ from transformers import PreTrainedConfig
 
 from niwaki.errors import FamilyError
 from niwaki.ground.families import FAMILIES
-from niwaki.ground.patterns import Match
-from niwaki.ground.table import Family, Sites
+from niwaki.ground.table import Family
 
-__all__ = ["FAMILIES", "Family", "Match", "Sites", "family_of"]
+__all__ = ["FAMILIES", "Family", "family_of"]
 
 
 def family_of(config: PreTrainedConfig) -> Family:

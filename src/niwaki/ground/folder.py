@@ -80,13 +80,15 @@ def error_number(error: OSError | SafetensorError) -> int:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder, if it is there, so that under its name it is whole or gone at any moment."""
-    if not path.exists():
-        return
+    """Remove a folder, if it is there, so that under its name it is whole or gone at any moment.
+
+    What an earlier call left behind when it was killed goes too.
+    """
     aside = path.with_name(f".{path.name}.discarded")
     shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    shutil.rmtree(aside)
+    if path.exists():
+        path.rename(aside)
+        shutil.rmtree(aside)
 
 
 @contextmanager

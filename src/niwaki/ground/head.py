@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from niwaki.errors import CheckpointError
+from niwaki.ground.spread import running
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def split_head(model: PreTrainedModel) -> tuple[nn.Module, Head]:
 def check_head(model: PreTrainedModel) -> None:
     """Refuse a model whose own logits are not those of `split_head`: families differ after the head.
 
-    Runs the model on four tokens, so the cost is that of reading its weights once.
+    Runs the model on four tokens, so the cost is that of reading its weights once. Collective for one in
+    parts.
 
     Raises:
         CheckpointError: the logits differ by more than rounding.
@@ -78,8 +80,9 @@ def check_head(model: PreTrainedModel) -> None:
     backbone, head = split_head(model)
     was_training = model.training
     model.eval()
-    expected = model(input_ids=tokens, use_cache=False).logits.double()
-    found = head.logits(backbone(input_ids=tokens, use_cache=False).last_hidden_state).double()
+    with running(model):
+        expected = model(input_ids=tokens, use_cache=False).logits.double()
+        found = head.logits(backbone(input_ids=tokens, use_cache=False).last_hidden_state).double()
     model.train(was_training)
     largest = expected.abs().max()
     difference = (found - expected).abs().max()

@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from niwaki.errors import TrainingError
 from niwaki.ground import processes, snapshot
@@ -306,7 +306,8 @@ def _means(sums: Mapping[str, Tensor], num_targets: int) -> dict[str, float]:
 
 
 def _sum(values: Tensor) -> Tensor:
-    processes.add_up([values])
+    if processes.count() > 1:  # in step with one another, so none has to be waited for as in `add_up`
+        distributed.all_reduce(values)
     return values
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
 from datetime import timedelta
@@ -24,9 +24,10 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from niwaki.errors import NiwakiError, RunError
+from niwaki.errors import NiwakiError, RunError, TrainingError
 
 T = TypeVar("T")
+U = TypeVar("U")
 P = ParamSpec("P")
 
 _LONGEST_WAIT = timedelta(days=30)
@@ -91,6 +92,24 @@ def count() -> int:
         return 1
     join()
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def are_sharded() -> bool:
+    """Whether several processes work together and share the weights (FSDP2), as the launcher asks.
+
+    `accelerate launch` with `fsdp_version: 2`, or ACCELERATE_USE_FSDP=true and FSDP_VERSION=2 in the
+    environment, means FSDP2; DDP otherwise.
+
+    Raises:
+        TrainingError: it asks for the first FSDP.
+    """
+    if (planned := _supposed.get()) is not None:
+        return planned.is_sharded and planned.num_processes > 1
+    if count() == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise TrainingError("The launcher's settings ask for the first FSDP.", "Write `fsdp_version: 2`.")
+    return True
 
 
 def number() -> int:
@@ -159,10 +178,12 @@ def wait() -> None:
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> None:
-    """Make each tensor, in place, the sum of those of all processes."""
+    """Make each tensor, in place, the sum of those of all processes, however long one takes to get here."""
     if count() > 1:
+        wait()
         for tensor in tensors:
-            distributed.all_reduce(tensor)
+            # A group of GPUs adds up what is on them alone.
+            distributed.all_reduce(tensor, group=_waiting_group() if tensor.device.type == "cpu" else None)
 
 
 def my_part(total: int, *, step: int = 1) -> range:
@@ -175,6 +196,18 @@ def my_part(total: int, *, step: int = 1) -> range:
     share = -(-num_steps // count())
     first = min(number() * share * step, total)
     return range(first, min(first + share * step, total))
+
+
+def deal_out(items: Sequence[T], work: Callable[[Sequence[T]], Iterable[U]]) -> list[U]:
+    """What `work` makes of the items, one of each and in their order; every process gets all of it.
+
+    They are dealt out in turn, so that what grows along them is shared out evenly. A process that gets none
+    does not call `work`.
+    """
+    mine = items[number() :: count()]
+    made = list(work(mine)) if mine else []
+    parts = [iter(part) for part in gather(made)]
+    return [next(parts[index % len(parts)]) for index in range(len(items))]
 
 
 def check_shared(path: Path) -> None:

@@ -2,35 +2,35 @@
 
 A snapshot is written beside its final name, flushed to disk and renamed, so a killed process leaves either
 the whole snapshot or none; older ones go only after that. There is no random state to keep, because data
-order and noise are functions of the step. Under FSDP2 the state is gathered, so a snapshot can be resumed
-on another number of processes.
+order and noise are functions of the step. Under FSDP2 every process writes what it holds, and a snapshot can
+be resumed on another number of processes, sharded or not (`part_files`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from niwaki.errors import TrainingError
 from niwaki.ground import processes
 from niwaki.ground.folder import discard, flush
-from niwaki.ground.spread import is_sharded
+from niwaki.ground.part_files import names_in, read_parts, write_parts
 
-_SAVE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_WEIGHTS, _MOMENTS = "model", "optimizer"
 
 
 def newest(folder: Path, *, keep: int | None = None) -> Path | None:
@@ -53,52 +53,65 @@ def save(
 
     Raises:
         TrainingError: the disk refused; the older snapshots are untouched.
+        RunError: the processes do not see the same folder.
     """
-    weights = _own_tensors(dict(get_model_state_dict(model, options=_SAVE)))
+    step, tokens = progress
+    final = folder / f"step-{step:07d}"
+    partial = _partial(final)
+    weights = _own_tensors(dict(get_model_state_dict(model)))
     # What is frozen is where it was loaded from; a tied weight has several names.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             weights.pop(name.removeprefix("module."), None)
-    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_SAVE)
-    _write(folder, progress, weights, moments, keep)
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
+    state = {"step": step, "tokens": tokens, "param_groups": moments["param_groups"]}
+    failure: OSError | SafetensorError | None = None
+    _prepare(final)
+    processes.check_shared(partial)
+    try:
+        write_parts(partial, _WEIGHTS, weights)
+        write_parts(partial, _MOMENTS, _flat(moments["state"]))
+    except (OSError, SafetensorError) as error:
+        failure = error
+    refusals = [said for said in processes.gather(None if failure is None else str(failure)) if said]
+    _finish(final, state, refusals, keep=keep)
 
 
 @processes.main_only
-def _write(
-    folder: Path,
-    progress: tuple[int, int],
-    weights: dict[str, Tensor],
-    moments: dict[str, Any],
-    keep: int,
-) -> None:
-    step, tokens = progress
-    final = folder / f"step-{step:07d}"
-    partial = folder / f".{final.name}.partial"
-    _tidy(folder)
-    tensors = {
-        f"{name}:{slot}": tensor.contiguous()
-        for name, slots in moments["state"].items()
-        for slot, tensor in slots.items()
-    }
-    try:
-        partial.mkdir(parents=True)
-        save_file(weights, partial / "model.safetensors")
-        save_file(tensors, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(
-            json.dumps({"step": step, "tokens": tokens, "param_groups": moments["param_groups"]})
-        )
-        for file in partial.iterdir():
-            flush(file)
+def _prepare(final: Path) -> None:
+    _tidy(final.parent)
+    with _saving(final):
+        _partial(final).mkdir(parents=True)
+
+
+@processes.main_only
+def _finish(final: Path, state: dict[str, Any], refusals: list[str], *, keep: int) -> None:
+    partial = _partial(final)
+    with _saving(final):
+        if refusals:
+            raise OSError(refusals[0])
+        (partial / "state.json").write_text(json.dumps(state))
+        flush(partial / "state.json")
         discard(final)
         partial.rename(final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    flush(final.parent)
+    _tidy(final.parent, keep)
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
+@contextmanager
+def _saving(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        shutil.rmtree(_partial(final), ignore_errors=True)
         raise TrainingError(
             f"{final}: cannot be saved ({error}). The snapshots before it are whole.",
             "Free some space and run the same command again: it goes on from the newest one.",
         ) from error
-    flush(folder)
-    _tidy(folder, keep)
 
 
 @processes.main_only
@@ -122,12 +135,9 @@ def restore(snapshot: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int
     """
     state = json.loads((snapshot / "state.json").read_text())
     restore_weights(snapshot, model)
-    moments: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(snapshot / "optimizer.safetensors").items():
-        name, slot = key.rsplit(":", 1)
-        moments.setdefault(name, {})[slot] = tensor
-    optimizer_state: dict[str, Any] = {"state": moments, "param_groups": state["param_groups"]}
-    set_optimizer_state_dict(model, optimizer, optimizer_state, options=_load())
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
+    read_parts(snapshot, _MOMENTS, _flat(moments["state"]))
+    set_optimizer_state_dict(model, optimizer, moments | {"param_groups": state["param_groups"]})
     return int(state["step"]), int(state["tokens"])
 
 
@@ -137,20 +147,17 @@ def restore_weights(snapshot: Path, model: nn.Module) -> None:
     Raises:
         TrainingError: the snapshot is of another model.
     """
-    weights: dict[str, Any] = dict(load_file(snapshot / "model.safetensors"))
-    problems = set_model_state_dict(model, weights, options=_load())
-    if problems.unexpected_keys:
+    weights: dict[str, Any] = dict(get_model_state_dict(model))
+    if unknown := names_in(snapshot, _WEIGHTS) - weights.keys():
         raise TrainingError(
-            f"{snapshot}: holds {problems.unexpected_keys[0]!r}, which the model lacks.",
+            f"{snapshot}: holds {min(unknown)!r}, which the model lacks.",
             "It belongs to another model: move the folder away to start anew.",
         )
+    read_parts(snapshot, _WEIGHTS, weights)
 
 
-def _load() -> StateDictOptions:
-    # Copies are read by every process; of parts the main process sends each its own. To a copy PyTorch would
-    # send weights under other names than the file has.
-    is_in_parts = processes.count() > 1 and is_sharded()
-    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=is_in_parts, strict=False)
+def _flat(moments: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{name}:{slot}": tensor for name, slots in moments.items() for slot, tensor in slots.items()}
 
 
 def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
@@ -158,8 +165,9 @@ def _own_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     seen: dict[tuple[int, int], str] = {}
     own = {}
     for name, tensor in state.items():
-        place = (tensor.data_ptr(), tensor.numel())
-        if place not in seen or tensor.numel() == 0:
+        held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        place = (held.data_ptr(), held.numel())
+        if place not in seen or held.numel() == 0:
             seen[place] = name
-            own[name] = tensor.contiguous()
+            own[name] = tensor
     return own

@@ -7,8 +7,6 @@ makes it usable: it takes many rows through a layer before it reads the next, in
 The hidden states between two layers stay in memory, for as many rows as the allowance holds; more rows read
 the checkpoint again. Keeping all rows in a file instead would read the weights once, but move every hidden
 state to disk and back for every layer, which is more as soon as memory holds half a layer of hidden states.
-Each layer is loaded by stock `transformers` as a model of one layer, so that tensors that it renames or joins
-(experts) come out as it makes them.
 
 Shapes: B rows, S positions, D hidden.
 """
@@ -18,21 +16,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from niwaki.errors import CheckpointError
 from niwaki.ground.checkpoint import Checkpoint
-from niwaki.ground.family import Family, family_of
+from niwaki.ground.family import family_of
+from niwaki.ground.layered import LayerReader
 from niwaki.ground.layers import layer_list
 from niwaki.ground.model import load_model, local_folder
-from niwaki.ground.saved import memory_limit_bytes, no_progress_bars
+from niwaki.ground.saved import memory_limit_bytes
 
 # The rest is for activations.
 WEIGHTS_SHARE = 0.75
@@ -53,7 +50,7 @@ def load_or_stream(
     """
     folder = local_folder(name)
     checkpoint = Checkpoint(folder)
-    num_bytes, allowed_bytes = _num_bytes(checkpoint, dtype), allowed_memory_bytes(device)
+    num_bytes, allowed_bytes = weights_bytes(checkpoint, dtype), allowed_memory_bytes(device)
     if fits(num_bytes, device):
         return load_model(folder, dtype=dtype, device=device)
     Console(stderr=True, highlight=False).print(
@@ -62,6 +59,12 @@ def load_or_stream(
         soft_wrap=True,
     )
     return stream_model(folder, dtype=dtype, device=device)
+
+
+def weights_bytes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
+    """What the weights of a checkpoint take in memory in `dtype`, or in their own."""
+    specs = [checkpoint.spec(name) for name in checkpoint.names()]
+    return sum(spec.num_elements * (dtype or spec.dtype).itemsize for spec in specs)
 
 
 def allowed_memory_bytes(device: str | torch.device) -> int:
@@ -97,8 +100,7 @@ def stream_model(
     """
     checkpoint = Checkpoint(folder)
     dtype = checkpoint.dtype(checkpoint.names()[0]) if dtype is None else dtype
-    config, family = checkpoint.config, family_of(checkpoint.config)
-    reader = _Reader(checkpoint, family, dtype, torch.device(device))
+    reader = LayerReader(checkpoint, family_of(checkpoint.config), dtype, torch.device(device))
     memory_bytes = memory_limit_bytes() if memory_bytes is None else memory_bytes
     left_bytes = memory_bytes - reader.resident_bytes
     if left_bytes <= 0:
@@ -107,14 +109,7 @@ def stream_model(
             f"{memory_bytes / 1e9:.1f} GB of memory are allowed.",
             "Allow more memory, or run in bfloat16 if the weights are float32.",
         )
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    model.load_state_dict(reader.ends(), strict=False, assign=True)
-    model.tie_weights()
-    for module in model.modules():
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else buffer.to(device)
-    model.requires_grad_(False)
+    model = reader.skeleton().requires_grad_(False)
     stream = _Stream(reader, list(layer_list(model)), int(HIDDEN_SHARE * left_bytes))
     for number, layer in enumerate(stream.layers):
         layer.register_forward_pre_hook(lambda module, args, number=number: stream.load(number))
@@ -122,7 +117,7 @@ def stream_model(
             lambda module, args, output, number=number: stream.release(number), always_call=True
         )
     model.niwaki_stream = stream
-    return model.eval()
+    return model
 
 
 def is_streamed(model: nn.Module) -> bool:
@@ -148,99 +143,11 @@ def passes_per_batch(model: PreTrainedModel) -> int:
     return len(model.niwaki_stream.layers) if is_streamed(model) else 1
 
 
-def _num_bytes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
-    specs = [checkpoint.spec(name) for name in checkpoint.names()]
-    return sum(spec.num_elements * (dtype or spec.dtype).itemsize for spec in specs)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Reads the layers of a checkpoint, and the ends of the model: what lies outside the layers."""
-
-    checkpoint: Checkpoint
-    family: Family
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def resident_bytes(self) -> int:
-        """The ends, and one layer twice: as it is on disk and as it runs."""
-        num_bytes = 0
-        for name, layer in self._layer_of.items():
-            spec = self.checkpoint.spec(name)
-            if layer is None or layer == 0:
-                num_bytes += spec.num_elements * self.dtype.itemsize
-            if layer == 0:
-                num_bytes += spec.num_bytes
-        return num_bytes
-
-    def ends(self) -> dict[str, Tensor]:
-        """What lies outside the layers, by the names in memory."""
-        return {
-            name: part for name, part in self._model(None).items() if self.family.match(name).layer is None
-        }
-
-    def layer(self, number: int) -> dict[str, Tensor]:
-        """The parameters of one layer, by their names inside it."""
-        prefix = self.family.layer_prefix.format(layer=0) + "."
-        parts = self._model(number)
-        return {name.removeprefix(prefix): parts[name] for name in parts if name.startswith(prefix)}
-
-    def _model(self, number: int | None) -> dict[str, Tensor]:
-        """The parameters of a model of one layer.
-
-        Its layer (where `number` is None) or else its ends are zeros that take no memory.
-        """
-        config, family = self.checkpoint.config, self.family
-        sizes = family.axis_sizes(config)
-        keep = {"layer": torch.tensor([number or 0])}
-        state = {}
-        for name, layer in self._layer_of.items():
-            if layer not in (None, number or 0):
-                continue
-            if layer == number:
-                part = self.checkpoint.read(name)
-            else:
-                part = torch.zeros((), dtype=self.dtype).expand(self.checkpoint.shape(name))
-            taken = family.take(name, part, sizes, keep)
-            assert taken is not None, name
-            state[taken[0]] = taken[1]
-        stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        try:
-            with no_progress_bars():
-                model, info = stock.from_pretrained(
-                    None,
-                    config=family.resize(config, {"layer": 1}, keep),
-                    state_dict=state,
-                    dtype=self.dtype,
-                    output_loading_info=True,
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{self.checkpoint.path}: layer {number} cannot be loaded: {str(error).splitlines()[0]}",
-                "Check that the folder was not changed, and that its weights belong to its config.json.",
-            ) from error
-        if info["missing_keys"]:
-            raise CheckpointError(
-                f"{self.checkpoint.path}: {min(info['missing_keys'])!r} is missing for layer {number}.",
-                "Fetch the checkpoint again; these weights would have been random.",
-            )
-        return {
-            name: part.detach().to(self.device)
-            for name, part in model.named_parameters(remove_duplicate=False)
-        }
-
-    @cached_property
-    def _layer_of(self) -> dict[str, int | None]:
-        names = (name for name in self.checkpoint.names() if not self.family.is_unread(name))
-        return {name: self.family.match(name).layer for name in names}
-
-
 @dataclass
 class _Stream:
     """The layers of a streamed model: which are loaded, and how many hidden states may wait in memory."""
 
-    reader: _Reader
+    reader: LayerReader
     layers: list[nn.Module]
     hidden_bytes: int
     held: set[int] = field(default_factory=set)

@@ -12,54 +12,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from niwaki.errors import FamilyError
 from niwaki.ground import patterns
 from niwaki.ground.axes import AXES, Keep, Sizes, axes_of, count, kept_per_dim, parse, shape, take
-from niwaki.ground.configs import cut_layers, read_sizes, write_sizes
-from niwaki.ground.cut import Cut
+from niwaki.ground.configs import check_change, check_sizes, cut_layers, read_sizes, write_sizes
+from niwaki.ground.cut import Cut, place
 from niwaki.ground.patterns import Match
+from niwaki.ground.sites import Sites, find_sites
 
 Lines = Mapping[str, str]
-
-_QUERIES = (
-    "(kv group dim) hidden",
-    "[(kv group dim) | (kv dim) | (kv dim)] hidden",
-    "(kv 3 dim) hidden",
-)
-
-
-@dataclass(frozen=True)
-class Sites:
-    """Where to listen in a model of a family. Names holding `{layer}` are for `str.format(layer=i)`.
-
-    Attributes:
-        block: the decoder layer.
-        ffn: the module whose input carries the ffn neurons (`[..., ffn]`); None where experts replace it.
-        experts: the module that holds the fused experts of a layer; None where there are none.
-        heads: the module whose input carries the attention heads (`[..., kv * group * dim]`).
-        norms: the modules of a layer whose output is the hidden stream that feeds attention and MLP; in a
-            family that has only norms after them (olmo2), those.
-        input_norm: the norm that a layer puts on its input; None in such a family.
-        mlp: the module that takes the input of MLP or experts.
-        queries: the module that projects to the queries, alone or with keys and values.
-        embedding, head, final_norm: modules outside the layers.
-    """
-
-    block: str
-    ffn: str | None
-    experts: str | None
-    heads: str
-    norms: tuple[str, ...]
-    input_norm: str | None
-    mlp: str
-    queries: str | None
-    embedding: str
-    head: str
-    final_norm: str
 
 
 @dataclass(frozen=True)
@@ -153,15 +117,11 @@ class Family:
     @cached_property
     def sites(self) -> Sites:
         """Where to listen; see `Sites`."""
-        return Sites(
-            block=self.layer_prefix,
-            ffn=next(self._modules("hidden ffn"), None),
-            experts=next((name.rpartition(".")[0] for name in self._modules("expert hidden effn")), None),
-            heads=next(self._modules("hidden (kv group dim)", "hidden (kv dim)")),
-            norms=tuple(f"{self.layer_prefix}.{name}" for name in self.norms),
-            input_norm=None if self.norms_after else f"{self.layer_prefix}.{self.norms[0]}",
-            mlp=next(self._modules("ffn hidden", "(2 ffn) hidden", "expert hidden")).rpartition(".")[0],
-            queries=next(self._modules(*_QUERIES), None),
+        return find_sites(
+            self.tensors,
+            self.layer_prefix,
+            norms=self.norms,
+            norms_after=self.norms_after,
             embedding=self.embedding,
             head=self.head,
             final_norm=self.final_norm,
@@ -268,21 +228,8 @@ class Family:
         if self.is_unread(name):
             return None
         match = self.match(name)
-        indices = dict(keep)
-        numbers: dict[str, int] = {}
-        for axis, number in (("layer", match.layer), ("expert", match.expert)):
-            if number is None:
-                continue
-            kept = indices.pop(axis, None)
-            if kept is not None and kept.ndim == 2:
-                kept = kept[match.layer]
-            position = number if kept is None else _position(kept, number)
-            if position is None:
-                return None
-            numbers[axis] = position
-        if match.expert is not None and "effn" in indices and indices["effn"].ndim == 3:
-            indices["effn"] = indices["effn"][:, match.expert]
-        return match, match.pattern.format(**numbers), indices
+        placed = place(match, keep)
+        return placed and (match, *placed)
 
     def check(self, sizes: Sizes) -> None:
         """Refuse sizes that no model of this family can have.
@@ -290,29 +237,12 @@ class Family:
         Raises:
             FamilyError: names the rule and the nearest sizes that satisfy it.
         """
-        for axis, size in sizes.items():
-            if size < 1:
-                raise FamilyError(
-                    f"{self.model_type}: axis {axis!r} has size {size}.", "Every axis needs at least 1."
-                )
-        heads, hidden = sizes["kv"] * sizes["group"], sizes["hidden"]
-        width = heads * sizes["dim"]
-        if self.hidden_is_heads and hidden != width:
-            per_kv = sizes["group"] * sizes["dim"]
-            nearest = max(1, round(hidden / per_kv))
-            raise FamilyError(
-                f"{self.model_type}: hidden must equal kv * group * dim, because the config has no head_dim; "
-                f"got hidden={hidden} and kv * group * dim = {width}.",
-                f"Use hidden={width}, or kv={nearest} with hidden={nearest * per_kv}.",
-            )
-        if self.heads_divide_hidden and hidden % heads:
-            below = hidden // heads * heads
-            nearest_sizes = f"{below} or {below + heads}" if below else str(heads)
-            raise FamilyError(
-                f"{self.model_type}: hidden must be a multiple of the number of heads, kv * group = {heads}, "
-                f"or transformers refuses the config; got hidden={hidden}.",
-                f"Use hidden={nearest_sizes}, or a number of heads that divides {hidden}.",
-            )
+        check_sizes(
+            self.model_type,
+            sizes,
+            hidden_is_heads=self.hidden_is_heads,
+            heads_divide_hidden=self.heads_divide_hidden,
+        )
 
     def resize(self, config: PreTrainedConfig, sizes: Sizes, keep: Keep | None = None) -> PreTrainedConfig:
         """Copy a config and give it new sizes.
@@ -331,7 +261,7 @@ class Family:
         old = self.axis_sizes(config)
         new = old | dict(sizes)
         self.check(new)
-        self._check_fixed(config, old, new)
+        check_change(config, old, new, trimmed=self.axes)
         layers = list(range(new["layer"])) if keep is None or "layer" not in keep else keep["layer"].tolist()
         if len(layers) != new["layer"]:
             raise FamilyError(
@@ -343,21 +273,6 @@ class Family:
         if new["layer"] != old["layer"]:
             cut_layers(resized, layers, old["layer"], self.per_layer_fields)
         return resized
-
-    def _check_fixed(self, config: PreTrainedConfig, old: Sizes, new: Sizes) -> None:
-        unknown = sorted(set(new) - set(old))
-        changed = [axis for axis in ("dim", "vocab") if new[axis] != old[axis]]
-        for axis in unknown + changed:
-            raise FamilyError(
-                f"{self.model_type}: axis {axis!r} cannot be set to {new[axis]}.",
-                f"This family can trim: {' '.join(self.axes)}.",
-            )
-        active = getattr(config, "num_experts_per_tok", None)
-        if "expert" in new and active is not None and new["expert"] < active:
-            raise FamilyError(
-                f"{self.model_type}: {new['expert']} experts are fewer than num_experts_per_tok={active}.",
-                f"Keep at least {active} experts.",
-            )
 
     def _rescale(self, pattern: str, tensor: Tensor, sizes: Sizes, keep: Keep) -> Tensor:
         """Undo the change of sqrt(hidden) where the model scales its embeddings by it.
@@ -380,16 +295,6 @@ class Family:
             for written, line in self.saved.get(pattern, {}).items():
                 yield patterns.match(written, line, name)
 
-    def _modules(self, *exprs: str) -> Iterator[str]:
-        for pattern, expr in self.tensors.items():
-            if expr in exprs:
-                yield pattern.removesuffix(".weight")
-
     @property
     def _file(self) -> str:
         return "moe.py" if "expert" in self.axes else "dense.py"
-
-
-def _position(kept: Tensor, number: int) -> int | None:
-    found = torch.nonzero(kept == number)
-    return int(found[0]) if len(found) else None

@@ -106,7 +106,7 @@ def walk(model: PreTrainedModel, batches: Sequence[Arguments]) -> Iterator[Stop]
     that it makes to the weights of a streamed model are gone at the next stop.
 
     Args:
-        batches: as of `decode`, one or more.
+        batches: as of `decode`.
     """
     layers = list(layer_list(model))
     states: list[Tensor] = []

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from niwaki.errors import CheckpointError
 from niwaki.ground.axes import shape as shape_of
-from niwaki.ground.checkpoint import Checkpoint, Writer
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.folder import new_folder
 from niwaki.ground.saved import SaveCheck, verify_saved

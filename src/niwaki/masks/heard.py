@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from niwaki.ground import processes
 from niwaki.ground.experts import Listener, heard_experts
 from niwaki.ground.family import family_of
 from niwaki.ground.walk import Stop
@@ -71,6 +72,8 @@ def hear(
 ) -> list[Inputs]:
     """Run one layer on all rows and sum what the tensors in `names` are given.
 
+    Collective: rows are those of this process, and the sums those of all.
+
     Args:
         names: of tensors in this layer, as the whole model calls them.
         valid: batch after batch [B, S] bool; other tokens do not count.
@@ -84,9 +87,25 @@ def hear(
             with suppress(_HeardEnoughError):
                 stop.run(batch)
     found = list(listener.found.values())
+    if processes.count() > 1:
+        found = _of_all_processes(found, model.device)
     for inputs in found:
         inputs.mirror()
     return found
+
+
+def _of_all_processes(found: Sequence[Inputs], device: torch.device) -> list[Inputs]:
+    """The sums over the rows of all: an expert that heard none of them here may have heard another's."""
+    shapes: dict[tuple[Place, ...], tuple[int, ...]] = {}
+    sums = {tuple(inputs.places): inputs.sums for inputs in found if inputs.sums is not None}
+    for heard in processes.gather({places: tuple(own.shape) for places, own in sums.items()}):
+        shapes |= heard
+    added = {
+        places: sums[places] if places in sums else torch.zeros(shape, device=device)
+        for places, shape in shapes.items()
+    }
+    processes.add_up(list(added.values()))
+    return [Inputs(list(places), total) for places, total in added.items()]
 
 
 class _HeardEnoughError(Exception):

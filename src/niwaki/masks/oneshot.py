@@ -3,7 +3,8 @@
 In: a model, in memory or streamed, and calibration rows. Out: tensor after tensor a mask, and where the
 weights are updated the new weights. One pass over the rows, layer by layer: a layer hears its inputs, is
 pruned, and what it makes then is what the next layer hears. So memory is needed for one layer, the sums of
-its inputs and the hidden states of the rows.
+its inputs and the hidden states of the rows. Each of several processes hears part of the rows, and prunes by
+the sums of all.
 
 SparseGPT comes in two kinds that differ much in quality, and every result says which it is: with the update
 of the surviving weights, as published, or the mask alone, laid over the weights as they were.
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.errors import DataError
+from niwaki.ground import processes
 from niwaki.ground.calibration import Rows, decoder_arguments, take_rows
 from niwaki.ground.family import family_of
 from niwaki.ground.progress import progress
@@ -58,6 +60,9 @@ def one_shot(
 ) -> Iterator[Pruned]:
     """Masks of all tensors of `maskable`, in its order, layer after layer.
 
+    Collective: each of several processes hears part of the rows, and all go through to the end and get the
+    same.
+
     Args:
         model: left as it is, except that with `update` the weights of a model in memory are changed. The
             updated weights of a streamed one are only in what is yielded.
@@ -83,10 +88,8 @@ def one_shot(
         return
     if rows is None:
         raise DataError(f"{method} needs calibration rows.", "Give text, or use magnitude.")
-    taken = [
-        take_rows(rows, first, min(batch_rows, num_samples - first))
-        for first in range(0, num_samples, batch_rows)
-    ]
+    mine = processes.my_part(num_samples, step=batch_rows)
+    taken = [take_rows(rows, first, min(batch_rows, mine.stop - first)) for first in mine[::batch_rows]]
     batches = [decoder_arguments(batch, model.device) for batch in taken]
     valid = [batch["mask"] for batch in taken]
     options = {"damping": damping, "block_columns": block_columns}

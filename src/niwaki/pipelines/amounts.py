@@ -11,7 +11,6 @@ import torch
 from niwaki.ground import processes
 from niwaki.ground.family import Family
 from niwaki.ground.loop import Precision, resolve_precision
-from niwaki.ground.spread import is_sharded
 from niwaki.pipelines.around import repair_rows
 from niwaki.pipelines.costs import Work
 from niwaki.pipelines.depth import num_measurements
@@ -52,7 +51,7 @@ def amounts(recipe: CompressRecipe, *, num_candidates: int) -> Work:
         corrects_alongside=recipe.corrects_alongside,
         has_cache=recipe.distill.cache is not None,
         num_processes=processes.count(),
-        is_sharded=processes.count() > 1 and is_sharded(),
+        is_sharded=processes.are_sharded(),
         checkpointing=recipe.distill.checkpointing,
     )
 

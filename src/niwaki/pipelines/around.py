@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.ground.family import Family, family_of
+from niwaki.pipelines.basis import stream_basis
 from niwaki.pipelines.inputs import Inputs
 from niwaki.pruning.edit import Edit
 from niwaki.pruning.importance import Importance
@@ -62,7 +63,10 @@ def check_head_residual(
 def edits_of(
     inputs: Inputs, importance: Importance, keep: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[Edit], Tensor | None]:
-    """What to keep, what to do before the cut, and the basis of the hidden stream if it is rotated."""
+    """What to keep, what to do before the cut, and the basis of the hidden stream if it is rotated.
+
+    Collective.
+    """
     recipe, folder = inputs.recipe, inputs.teacher_folder
     family = family_of(inputs.teacher_checkpoint.config)
     edits: list[Edit] = []
@@ -77,8 +81,9 @@ def edits_of(
         )
     if "hidden" not in keep or not is_rotated(recipe, family):
         return keep, edits, None
-    edits.append(rotation(folder, inputs.stream_basis))
-    return keep | {"hidden": torch.arange(len(keep["hidden"]))}, edits, inputs.stream_basis
+    basis = stream_basis(inputs)
+    edits.append(rotation(folder, basis))
+    return keep | {"hidden": torch.arange(len(keep["hidden"]))}, edits, basis
 
 
 def needs_memory(recipe: CompressRecipe, keep: Mapping[str, Tensor]) -> bool:
@@ -90,6 +95,8 @@ def mend(
     inputs: Inputs, student: PreTrainedModel, keep: Mapping[str, Tensor], basis: Tensor | None
 ) -> dict[str, Any]:
     """Rescale and repair a trimmed student in place, as the recipe says; return what was done and measured.
+
+    Collective: every process mends a student of its own, with the sums of all, to the same weights.
 
     The losses are nats of KL(teacher || student) per token of training text: `cut`, then `rescaled` and
     `repaired` where they were tried.

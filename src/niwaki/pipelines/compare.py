@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from niwaki.evaluation.harness import run_tasks
 from niwaki.evaluation.loss import held_out_loss
 from niwaki.evaluation.paired import PAIRED, Measure, Paired, rows_hash, save_paired
 from niwaki.evaluation.samples import sample_text
-from niwaki.evaluation.speed import measure_speed
+from niwaki.evaluation.speed import Speed, measure_speed
 from niwaki.ground import processes
+from niwaki.ground.checkpoint import Checkpoint
 from niwaki.ground.model import count_parameters
 from niwaki.ground.progress import progress
 from niwaki.ground.run import write_atomically
-from niwaki.pipelines.inputs import Inputs, device, task_folder
+from niwaki.ground.streamed import fits, weights_bytes
+from niwaki.pipelines.inputs import Inputs, compute_dtype, device, task_folder
+from niwaki.pipelines.spoken import in_bytes
 from niwaki.pipelines.teach import teach
 from niwaki.recipe.compress import CompressRecipe
 
@@ -54,19 +58,31 @@ def compare(
     return _finish(recipe, inputs, models, results, folder)
 
 
-@processes.main_only
 def _finish(
     recipe: CompressRecipe, inputs: Inputs, models: dict[str, Path], results: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """What is measured of all models at once, by one process: speeds and samples."""
-    save_paired(folder / PAIRED, _paired(inputs, results))
+    """What is measured of all models at once: pairs and speeds; and what they write."""
+    pairs = _paired(inputs, results)
+    processes.by_main(lambda: save_paired(folder / PAIRED, pairs))
+    speeds = processes.by_main(lambda: _speeds(inputs, models)) if recipe.evaluate.speed else {}
+    for name, speed in speeds.items():
+        results[name]["speed"] = asdict(speed)
+    shown = {name: models[name] for name in ("teacher", "distilled")}
+    if processes.are_sharded():
+        return {"models": results, "samples": _samples(recipe, inputs, shown)}
+    return {"models": results, "samples": processes.by_main(lambda: _samples(recipe, inputs, shown))}
+
+
+def _speeds(inputs: Inputs, models: dict[str, Path]) -> dict[str, Speed]:
+    """Speeds of all models, measured in turn; none where they do not fit together."""
+    needed_bytes = sum(weights_bytes(Checkpoint(path), compute_dtype()) for path in models.values())
+    if not fits(needed_bytes, device()):
+        Console(stderr=True, highlight=False).print(
+            f"Speeds are left out: {in_bytes(needed_bytes)} of models do not fit on one device together."
+        )
+        return {}
     loaded = {name: inputs.load(path) for name, path in models.items()}
-    if recipe.evaluate.speed:
-        speeds = measure_speed(loaded, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch=1, repeats=5)
-        for name, speed in speeds.items():
-            results[name]["speed"] = asdict(speed)
-    shown = {name: loaded[name] for name in ("teacher", "distilled")}
-    return {"models": results, "samples": _samples(recipe, inputs, shown)}
+    return measure_speed(loaded, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch=1, repeats=5)
 
 
 def _measure_once(
@@ -80,13 +96,13 @@ def _measure_once(
 
 
 def _measure(recipe: CompressRecipe, inputs: Inputs, path: Path, reference: Path) -> dict[str, Any]:
-    model = inputs.load(path)
+    model = inputs.load_together(path)
     held_out = held_out_loss(
         model,
         inputs.held_out,
         num_rows=inputs.num_held_out_rows,
         batch_rows=_BATCH_ROWS,
-        teacher=None if path == reference else inputs.load(reference),
+        teacher=None if path == reference else inputs.load_together(reference),
         bytes_per_token=inputs.corpus.held_out.bytes_per_token,
     )
     # The rows of the training curves, so that a model can be drawn beside them.
@@ -130,7 +146,6 @@ def _paired(inputs: Inputs, results: dict[str, Any]) -> Paired:
     return Paired(product="distilled", baseline="teacher", measures=measures)
 
 
-@processes.main_only
 def _tasks(recipe: CompressRecipe, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
     tasks = recipe.evaluate.tasks
     if not tasks:
@@ -162,12 +177,12 @@ def _train_random(recipe: CompressRecipe, inputs: Inputs, like: Path, folder: Pa
     return teach(inputs, student, files_from=like, out=folder, label="from random")
 
 
-def _samples(
-    recipe: CompressRecipe, inputs: Inputs, models: dict[str, PreTrainedModel]
-) -> list[dict[str, str]]:
+def _samples(recipe: CompressRecipe, inputs: Inputs, models: dict[str, Path]) -> list[dict[str, str]]:
     prompts = list(recipe.report.prompts)
-    texts = {
-        name: sample_text(model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS, seed=recipe.seed)
-        for name, model in models.items()
-    }
+    texts = {}
+    for name, path in models.items():
+        model = inputs.load_together(path)
+        texts[name] = sample_text(
+            model, inputs.tokenizer, prompts, max_new_tokens=_SAMPLE_TOKENS, seed=recipe.seed
+        )
     return [{"prompt": p} | {name: texts[name][i] for name in texts} for i, p in enumerate(prompts)]

@@ -29,7 +29,7 @@ from niwaki.pipelines.results_table import show
 from niwaki.pipelines.teach import correct_teacher, teach
 from niwaki.pipelines.trials import rank
 from niwaki.recipe.compress import CompressRecipe
-from niwaki.reporting.page import write_report
+from niwaki.reporting.compress_page import write_report
 
 SCORE, CHOOSE, TRIM, DISTILL, EVALUATE = "1-score", "2-choose", "3-trim", "4-distill", "5-evaluate"
 ORDER = (CORRECT, SCORE, CHOOSE, TRIM, DISTILL, EVALUATE)
@@ -70,7 +70,7 @@ def correct_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         correct_teacher(inputs, out=folder)
 
-    _stage(CORRECT, recipe, out, inputs, work, together=True)
+    _stage(CORRECT, recipe, out, inputs, work)
 
 
 def score_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -82,7 +82,7 @@ def score_stage(recipe: CompressRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         importance.score_teacher(inputs, folder)
 
-    _stage(SCORE, recipe, out, inputs, work, together=True)
+    _stage(SCORE, recipe, out, inputs, work)
 
 
 def choose_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -94,7 +94,7 @@ def choose_stage(recipe: CompressRecipe, out: Path) -> None:
         scored = importance.load(out / SCORE)
         _write_json(folder / "candidates.json", rank(recipe, inputs, scored, folder=folder))
 
-    _stage(CHOOSE, recipe, out, inputs, work, together=True)
+    _stage(CHOOSE, recipe, out, inputs, work)
 
 
 def trim_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -121,7 +121,7 @@ def distill_stage(recipe: CompressRecipe, out: Path) -> None:
         student = inputs.load_student(trimmed)
         teach(inputs, student, files_from=trimmed, out=folder, label="distil", corrected=folder / "corrected")
 
-    _stage(DISTILL, recipe, out, inputs, work, together=True)
+    _stage(DISTILL, recipe, out, inputs, work)
 
 
 def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
@@ -143,7 +143,7 @@ def evaluate_stage(recipe: CompressRecipe, out: Path) -> None:
         models |= {"trimmed": out / TRIM / "model", "distilled": out / DISTILL / "model"}
         _write_json(folder / "results.json", compare(recipe, inputs, models, folder=folder))
 
-    _stage(EVALUATE, recipe, out, inputs, work, together=True)
+    _stage(EVALUATE, recipe, out, inputs, work)
 
 
 @processes.main_only
@@ -178,11 +178,9 @@ def stage_inputs(recipe: CompressRecipe, inputs: Inputs) -> dict[str, dict[str, 
     return depends
 
 
-def _stage(
-    name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any, *, together: bool = False
-) -> None:
+def _stage(name: str, recipe: CompressRecipe, out: Path, inputs: Inputs, work: Any) -> None:
     depends = _begin(recipe, out, inputs)
-    stage(out, name, depends[name], work, together=together)
+    stage(out, name, depends[name], work, together=True)
 
 
 @processes.main_only

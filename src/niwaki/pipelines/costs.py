@@ -19,6 +19,11 @@ NUM_SNAPSHOTS = 3
 # The fused loss holds so many tokens of logits at a time: logits of student and teacher, and the gradient.
 LOSS_CHUNK_TOKENS = 256
 LOSS_CHUNK_COPIES = 3
+# Under FSDP2 a layer that runs is whole, and so is the one that comes next. In a training the buffer of the
+# transfer and the layer's gradient are of that size too; outside the layers weight, gradient and buffer.
+WHOLE_LAYERS = 2
+WHOLE_LAYERS_IN_TRAINING = 4
+WHOLE_ENDS_IN_TRAINING = 3
 # A repair runs each layer of both models up to each of its four kinds of matrices, to find the inputs,
 # and once to go on to the next layer.
 REPAIR_PASSES = 5
@@ -29,12 +34,13 @@ class Shape:
     """A model of these axis `sizes`.
 
     `num_active_parameters` take part in each token's matrix products: all but the embedding's rows and, in a
-    mixture, the experts that a token does not visit.
+    mixture, the experts that a token does not visit. `num_end_parameters` lie outside the layers.
     """
 
     sizes: Mapping[str, int]
     num_parameters: int
     num_active_parameters: int
+    num_end_parameters: int
 
     def forward_flops(self, sequence_length_tokens: int) -> float:
         """FLOPs of one token's forward pass in rows of this length; causal attention sees half of it."""
@@ -46,6 +52,11 @@ class Shape:
         feed_forward = self.sizes.get("effn") or self.sizes["ffn"]
         values = 10 * self.sizes["hidden"] + 4 * self._attention_width + 4 * feed_forward
         return num_tokens * self.sizes["layer"] * values * bytes_per_value
+
+    @property
+    def num_layer_parameters(self) -> int:
+        """Parameters of one layer, on average."""
+        return (self.num_parameters - self.num_end_parameters) // self.sizes["layer"]
 
     @property
     def _attention_width(self) -> int:
@@ -111,22 +122,23 @@ def stage_costs(
     bytes_per_weight: int,
     bytes_per_activation: int,
     taught_by: Shape | None = None,
+    streaming_bytes: int | None = None,
 ) -> tuple[StageCost, ...]:
     """Costs of the stages in order.
 
     `bytes_per_weight` is that of the teacher's checkpoint, in which the trimmed model is saved too.
-    `taught_by` is the model to learn from, where it is not `teacher`, the one that is cut.
+    `taught_by` is the model to learn from, where it is not `teacher`, the one that is cut. With
+    `streaming_bytes` forward passes of the teacher read layers from disk, in so much memory.
     """
     tutor = taught_by or teacher
     tutor_bytes = tutor.num_parameters * bytes_per_weight
-    tutor_once = tutor.forward_flops(work.sequence_length_tokens)
     teacher_bytes = teacher.num_parameters * bytes_per_weight
     student_bytes = student.num_parameters * bytes_per_weight
     length = work.sequence_length_tokens
     once = teacher.forward_flops(length)
     taught = _taught_flops(tutor, student, work)
     training_bytes = _training_bytes(student, work, bytes_per_activation)
-    training_bytes += 0 if work.has_cache else tutor_bytes
+    training_bytes += 0 if work.has_cache else _running_bytes(tutor, work, bytes_per_weight)
     snapshot = SNAPSHOT_BYTES_PER_PARAMETER * student.num_parameters
     snapshots = _snapshot_bytes(student)
     # A teacher in training takes as much beside the student.
@@ -141,38 +153,33 @@ def stage_costs(
     if work.calibration_passes > 1:
         held_bytes = calibration + teacher.num_parameters * BYTES_FLOAT32
     whole_scoring = work.calibration_passes * work.calibration_rows * length * once
-    further_rounds = (work.calibration_rounds - 1) * whole_scoring
     scoring = whole_scoring / work.num_processes
+    further_rounds = (work.calibration_rounds - 1) * scoring
     evaluated = work.evaluate_tokens * (once + 2 * student.forward_flops(length)) / work.num_processes
     measured = work.evaluate_tokens * student.forward_flops(length) / work.num_processes
-    correct = StageCost(
-        "correct",
-        flops=(4 if work.checkpointing else 3) * work.correct_tokens * once / work.num_processes,
-        memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
-        read_bytes=teacher_bytes,
-        written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
+    repaired = (
+        REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length)) / work.num_processes
     )
-    cache = StageCost(
-        "cache",
-        flops=work.cache_tokens * tutor_once,
-        memory_bytes=tutor_bytes,
-        read_bytes=tutor_bytes,
-        written_bytes=work.cache_tokens * work.cache_bytes_per_token,
-    )
-    repaired = REPAIR_PASSES * work.repair_tokens * (once + student.forward_flops(length))
     # The repaired student is saved before the bare one is removed.
     cut_bytes = student_bytes * (2 if work.repair_tokens else 1)
-    both_bytes = teacher_bytes + BYTES_FLOAT32 * student.num_parameters if work.repair_tokens else 0
+
+    def beside_teacher(num_bytes: int) -> int:
+        whole = teacher_bytes + num_bytes
+        return whole if streaming_bytes is None else max(num_bytes, streaming_bytes)
+
+    both_bytes = beside_teacher(BYTES_FLOAT32 * student.num_parameters) if work.repair_tokens else 0
+    tried_bytes = training_bytes if work.trial_tokens else _running_bytes(student, work, bytes_per_weight)
+    walked_bytes = beside_teacher(0) if work.basis_tokens + work.depth_tokens else 0
     return (
-        *([correct] if work.correct_tokens else []),
-        StageCost("score", scoring, teacher_bytes + held_bytes, read_bytes=teacher_bytes),
-        *([cache] if work.has_cache else []),
+        *([_correct_cost(teacher, work, teacher_bytes, bytes_per_activation)] if work.correct_tokens else []),
+        StageCost("score", scoring, beside_teacher(held_bytes), read_bytes=teacher_bytes),
+        *([_cache_cost(tutor, work, tutor_bytes)] if work.has_cache else []),
         StageCost(
             "choose",
-            flops=(work.basis_tokens + work.depth_tokens) * once
+            flops=(work.basis_tokens + work.depth_tokens) * once / work.num_processes
             + work.num_candidates
             * (repaired + measured + work.trial_share * work.trial_tokens * taught + further_rounds),
-            memory_bytes=training_bytes if work.trial_tokens else teacher_bytes + student_bytes,
+            memory_bytes=max(tried_bytes, both_bytes, walked_bytes),
             read_bytes=work.num_candidates * teacher_bytes,
             # Each candidate with one snapshot, and another one while it is written.
             written_bytes=work.num_kept_candidates * (student_bytes + (snapshot if work.trial_tokens else 0))
@@ -198,10 +205,31 @@ def stage_costs(
             flops=evaluated + (work.distill_tokens * (taught + correcting_flops) if work.has_baseline else 0),
             memory_bytes=training_bytes + correcting_bytes
             if work.has_baseline
-            else teacher_bytes + student_bytes,
+            else sum(_running_bytes(model, work, bytes_per_weight) for model in (teacher, student)),
             read_bytes=teacher_bytes + 2 * student_bytes,
             written_bytes=snapshots + student_bytes + corrected_bytes if work.has_baseline else 0,
         ),
+    )
+
+
+def _correct_cost(teacher: Shape, work: Work, teacher_bytes: int, bytes_per_activation: int) -> StageCost:
+    once = teacher.forward_flops(work.sequence_length_tokens)
+    return StageCost(
+        "correct",
+        flops=(4 if work.checkpointing else 3) * work.correct_tokens * once / work.num_processes,
+        memory_bytes=_training_bytes(teacher, work, bytes_per_activation),
+        read_bytes=teacher_bytes,
+        written_bytes=_snapshot_bytes(teacher) + teacher_bytes,
+    )
+
+
+def _cache_cost(tutor: Shape, work: Work, tutor_bytes: int) -> StageCost:
+    return StageCost(
+        "cache",
+        flops=work.cache_tokens * tutor.forward_flops(work.sequence_length_tokens),
+        memory_bytes=tutor_bytes,
+        read_bytes=tutor_bytes,
+        written_bytes=work.cache_tokens * work.cache_bytes_per_token,
     )
 
 
@@ -242,13 +270,23 @@ def _snapshot_bytes(model: Shape) -> int:
     return NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER * model.num_parameters
 
 
+def _running_bytes(model: Shape, work: Work, bytes_per_weight: int) -> int:
+    """What a model that is only run forward takes in each process."""
+    if not work.is_sharded:
+        return model.num_parameters * bytes_per_weight
+    num_shared = model.num_parameters - model.num_end_parameters
+    num_whole = model.num_end_parameters + WHOLE_LAYERS * model.num_layer_parameters
+    return (num_shared // work.num_processes + num_whole) * bytes_per_weight
+
+
 def _training_bytes(student: Shape, work: Work, bytes_per_activation: int) -> int:
     tokens = work.micro_rows * work.sequence_length_tokens
     chunk = LOSS_CHUNK_TOKENS * LOSS_CHUNK_COPIES * student.sizes["vocab"] * BYTES_FLOAT32
     weights = TRAINING_BYTES_PER_PARAMETER * student.num_parameters
     if work.is_sharded:
-        # Whole before and after the training, beside the parts.
-        weights = weights // work.num_processes + BYTES_FLOAT32 * student.num_parameters
+        whole = WHOLE_ENDS_IN_TRAINING * student.num_end_parameters
+        whole += WHOLE_LAYERS_IN_TRAINING * student.num_layer_parameters
+        weights = weights // work.num_processes + BYTES_FLOAT32 * whole
     activations = student.activation_bytes(tokens, bytes_per_activation)
     if work.checkpointing:
         num_layers, hidden = student.sizes["layer"], student.sizes["hidden"]

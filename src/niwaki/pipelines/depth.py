@@ -30,7 +30,7 @@ def layers_to_drop(
 ) -> tuple[int, ...]:
     """The layers that go when the teacher is cut to `sizes`, ascending; none where it keeps all.
 
-    What is measured is kept in `folder / "depth.json"`, which candidates of the same depth share.
+    What is measured is kept in `folder / "depth.json"`, which candidates of the same depth share. Collective.
 
     Raises:
         RecipeError: the named layers are not as many as go.

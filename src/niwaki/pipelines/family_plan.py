@@ -29,7 +29,7 @@ from niwaki.pipelines.plan import (
 from niwaki.pipelines.preflight import check_out
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.family import FamilyRecipe
-from niwaki.recipe.quantities import Size
+from niwaki.recipe.model_size import Size
 
 # Of a plan's stages, those that make a member; the last one measures it.
 MAKING = ("cache", "score", "choose", "trim", "distill")

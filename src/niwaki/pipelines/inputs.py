@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from niwaki.distillation.hidden import HiddenLoss
 from niwaki.ground.checkpoint import Checkpoint
-from niwaki.ground.corpus import Corpus, default_cache
+from niwaki.ground.corpus import Corpus
 from niwaki.ground.model import load_model, local_folder
-from niwaki.ground.run import input_hash
+from niwaki.ground.parts import load_together
 from niwaki.ground.stream import Rows
 from niwaki.ground.streamed import load_or_stream
 from niwaki.pipelines.texts import Texts
-from niwaki.pruning.rotate import principal_basis, second_moment
 from niwaki.recipe.compress import CompressRecipe
 from niwaki.recipe.sparsify import SparsifyRecipe
 from niwaki.sapling import TASK_FOLDER
@@ -109,24 +105,6 @@ class Inputs:
         """Rows for evaluation, in the order of the text."""
         return self.texts.held_out
 
-    @cached_property
-    def stream_basis(self) -> Tensor:
-        """Principal basis [d, d] of the teacher's hidden stream on calibration rows; kept in the cache."""
-        score = self.recipe.score
-        origin = {**self.facts(), "rows": score.num_samples, "seed": self.recipe.seed}
-        origin["length"] = self.recipe.data.sequence_length_tokens
-        path = default_cache() / "bases" / f"{input_hash(origin)}.safetensors"
-        if not path.exists():
-            teacher = self.load_or_stream(self.teacher_folder)
-            moment = second_moment(
-                teacher, self.calibration, num_samples=score.num_samples, batch_rows=score.batch_rows
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}")
-            save_file({"basis": principal_basis(moment).contiguous()}, partial)
-            partial.replace(path)
-        return load_file(path)["basis"]
-
     @property
     def num_held_out_rows(self) -> int:
         """How many of them the recipe measures on."""
@@ -145,9 +123,13 @@ class Inputs:
         """A model to run forward only: as `load`, or read layer by layer where it does not fit."""
         return load_or_stream(folder, dtype=compute_dtype(), device=device())
 
+    def load_together(self, folder: Path) -> PreTrainedModel:
+        """As `load`, for what all processes do together: in parts where they share the weights."""
+        return load_together(folder, dtype=compute_dtype(), device=device())
+
     def load_student(self, folder: Path) -> PreTrainedModel:
-        """A model to train: float32 weights, which small steps need."""
-        return load_model(folder, dtype=torch.float32, device=device())
+        """A model to train: float32 weights, which small steps need; in parts where processes share them."""
+        return load_together(folder, dtype=torch.float32, device=device())
 
     @property
     def saved_dtype(self) -> torch.dtype:

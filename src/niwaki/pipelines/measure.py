@@ -70,7 +70,7 @@ def measure(
             "num_tokens": found.num_tokens,
         }
     if tasks:
-        answers = processes.by_main(lambda: run_tasks(model, tokenizer, tasks, include_path=include_path))
+        answers = run_tasks(model, tokenizer, tasks, include_path=include_path)
         results["tasks"] = {name: _without_scores(asdict(answer)) for name, answer in answers.items()}
     _print(results)
     if out is not None:

@@ -125,10 +125,8 @@ def plan(
             bytes_per_weight=bytes_per_weight,
             bytes_per_activation=activation_bytes,
             taught_by=taught_by,
+            streaming_bytes=allowed_memory_bytes(device()) if streamed_bytes else None,
         )
-        if streamed_bytes:
-            allowed_bytes = allowed_memory_bytes(device())
-            stages = tuple(replace(s, memory_bytes=allowed_bytes) if s.name == "score" else s for s in stages)
     if streamed_bytes:
         problems += does_not_stream(recipe, streamed_bytes)
     if teacher is not None:
@@ -268,14 +266,15 @@ def own_shape(config: PreTrainedConfig) -> Shape:
 def shape_of(family: Family, config: PreTrainedConfig, sizes: Mapping[str, int]) -> Shape:
     """Count a model of `sizes`, and what of it works on each token."""
     tied = _is_tied(config) and sizes["hidden"] >= family.head_apart_below
-    visited = dict(sizes)
+    visited, sizes = dict(sizes), dict(sizes)
     if "expert" in visited:
         visited["expert"] = min(visited["expert"], getattr(config, "num_experts_per_tok", visited["expert"]))
     lookup = 0 if tied else sizes["vocab"] * sizes["hidden"]
     return Shape(
-        sizes=dict(sizes),
+        sizes=sizes,
         num_parameters=family.count(sizes, tied=tied),
         num_active_parameters=family.count(visited, tied=tied) - lookup,
+        num_end_parameters=family.count(sizes | {"layer": 0}, tied=tied),
     )
 
 

@@ -27,6 +27,7 @@ from niwaki.pipelines.questions import Curated, curate_inputs, make_questions
 from niwaki.pipelines.reason_inputs import FRESH_FOLDER, benchmark_questions, model_facts, start_folder
 from niwaki.pipelines.reason_plan import plan, show_plan
 from niwaki.pipelines.reason_table import show
+from niwaki.pipelines.trained import once
 from niwaki.recipe.reason import ReasonRecipe
 from niwaki.reporting.reason_page import write_reason_report
 from niwaki.rl.extra import Extra, ModelReward
@@ -106,7 +107,7 @@ def warm_up_stage(recipe: ReasonRecipe, out: Path) -> None:
             held_out=[q for questions in benchmark_questions(recipe, curated).values() for q in questions],
         )
 
-    stage(out, WARM_UP, stage_inputs(recipe)[WARM_UP], work, together=True)
+    stage(out, WARM_UP, stage_inputs(recipe)[WARM_UP], once(work), together=True)
 
 
 @processes.main_only
@@ -164,7 +165,7 @@ def rl_stage(recipe: ReasonRecipe, out: Path) -> None:
             trackers=section.trackers,
         )
 
-    stage(out, RL, stage_inputs(recipe)[RL], work, together=True)
+    stage(out, RL, stage_inputs(recipe)[RL], once(work), together=True)
 
 
 def evaluate_stage(recipe: ReasonRecipe, out: Path) -> None:

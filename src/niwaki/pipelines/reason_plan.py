@@ -16,7 +16,6 @@ from transformers import AutoConfig, PreTrainedConfig
 from niwaki.errors import CheckpointError, NiwakiError, RecipeError
 from niwaki.ground import processes
 from niwaki.ground.model import build_meta, count_parameters, load_tokenizer, model_path
-from niwaki.ground.spread import is_sharded
 from niwaki.pipelines.amounts import measure_flops_per_s
 from niwaki.pipelines.costs import (
     BYTES_FLOAT32,
@@ -30,6 +29,7 @@ from niwaki.pipelines.preflight import check_out, check_shares
 from niwaki.pipelines.questions import check_section, curate_inputs
 from niwaki.pipelines.spoken import in_bytes, in_words
 from niwaki.recipe.reason import ReasonRecipe
+from niwaki.rl.divided import WITHOUT_VLLM
 from niwaki.rl.extra import check_reward_model
 
 _FORWARD, _TRAINED = 2, 6  # FLOPs of a weight and token
@@ -125,23 +125,27 @@ def _fresh_parameters(recipe: ReasonRecipe) -> int:
 
 def _costs(recipe: ReasonRecipe, num_parameters: int) -> Iterator[StageCost]:
     training_bytes = num_parameters * TRAINING_BYTES_PER_PARAMETER
+    whole_bytes = num_parameters * BYTES_FLOAT32
+    if processes.are_sharded():
+        # Whole before and after the training, and while rollouts are sampled, beside the parts.
+        training_bytes = training_bytes // processes.count() + whole_bytes
     written_bytes = num_parameters * (NUM_SNAPSHOTS * SNAPSHOT_BYTES_PER_PARAMETER + BYTES_FLOAT32)
     rl = recipe.rl
     if (warm := recipe.warm_up) is not None:
         tokens = warm.steps * warm.batch_rows * warm.max_tokens
         yield StageCost(
             "warm-up",
-            flops=_TRAINED * num_parameters * tokens,
+            flops=_TRAINED * num_parameters * tokens / processes.count(),
             memory_bytes=training_bytes,
             written_bytes=written_bytes,
         )
     longest = rl.max_prompt_tokens + rl.max_completion_tokens
     tokens = rl.steps * rl.prompts_per_step * rl.num_generations * longest
     passes = _FORWARD + _TRAINED + (_FORWARD if rl.beta else 0)
-    reference_bytes = num_parameters * BYTES_FLOAT32 if rl.beta and rl.lora is None else 0
+    reference_bytes = whole_bytes if rl.beta and rl.lora is None else 0
     yield StageCost(
         "rl",
-        flops=passes * num_parameters * tokens,
+        flops=passes * num_parameters * tokens / processes.count(),
         memory_bytes=training_bytes + reference_bytes,
         written_bytes=written_bytes,
     )
@@ -154,7 +158,7 @@ def _costs(recipe: ReasonRecipe, num_parameters: int) -> Iterator[StageCost]:
     yield StageCost(
         "evaluate",
         flops=_FORWARD * num_parameters * answers * longest * num_models,
-        memory_bytes=num_parameters * BYTES_FLOAT32,
+        memory_bytes=whole_bytes,
     )
 
 
@@ -175,16 +179,14 @@ def _problems(recipe: ReasonRecipe) -> Iterator[NiwakiError]:
             )
         elif find_spec("vllm") is None:
             yield RecipeError("vllm is not installed.", "pip install 'niwaki[gpu]'")
+        if processes.are_sharded():
+            yield RecipeError("rl.generate_with is vllm, which does not sample under FSDP2.", WITHOUT_VLLM)
     for mixed in recipe.reward.models:
         yield from _raised(partial(check_reward_model, mixed.model))
     if recipe.warm_up is not None:
         yield from check_shares(recipe.warm_up.batch_rows, recipe.warm_up.micro_rows, "warm_up.batch_rows")
     rollouts = recipe.rl.prompts_per_step * recipe.rl.num_generations
     yield from check_shares(rollouts, recipe.rl.micro_rollouts, "rl.prompts_per_step x rl.num_generations")
-    if processes.count() > 1 and is_sharded():
-        yield RecipeError(
-            "GRPO does not run under FSDP2 here.", "Launch without it; rl.lora needs the least memory."
-        )
 
 
 def _raised(check: Callable[[], object]) -> Iterator[NiwakiError]:

@@ -44,6 +44,7 @@ from niwaki.pipelines.reward_plan import (
     show_results,
 )
 from niwaki.pipelines.reward_train import extrapolate, prefer, regress
+from niwaki.pipelines.trained import once
 from niwaki.recipe.reward import RewardRecipe
 from niwaki.reporting.reward_page import write_reward_report
 
@@ -59,7 +60,9 @@ STAGES: dict[str, tuple[Work, tuple[str, ...]]] = {
     EVALUATE: (judge, ("evaluate",)),
     JUSTIFY: (justify, ("justifier", "lora")),
 }
-_TOGETHER = (REGRESS, PREFER, JUSTIFY)
+# What the main process does while the others wait.
+_ALONE = (DATA, OBJECTIVES)
+_TRAIN = (REGRESS, PREFER)
 _NEEDS: dict[str, Callable[[RewardRecipe], object]] = {
     REGRESS: lambda recipe: recipe.regression,
     PREFER: lambda recipe: recipe.preference,
@@ -83,8 +86,8 @@ def run(recipe: RewardRecipe, *, out: Path) -> dict[str, Any]:
     inputs.check_benchmarks()
     depends = _begin(inputs)
     for name, values in depends.items():
-        work = partial(STAGES[name][0], inputs)
-        stage(out, name, values, work, together=name in _TOGETHER)
+        do = partial(STAGES[name][0], inputs)
+        stage(out, name, values, once(do) if name in _TRAIN else do, together=name not in _ALONE)
         if name == DATA:
             show_notes(inputs.data["warnings"])
     report(out)

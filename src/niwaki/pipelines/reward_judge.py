@@ -16,6 +16,8 @@ import torch
 from niwaki.errors import NiwakiError
 from niwaki.evaluation.preference import compare_pairs, judge_pairs
 from niwaki.evaluation.rewardbench import rewardbench, rewardbench2
+from niwaki.ground import processes
+from niwaki.ground.chat import Conversation
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import (
@@ -41,7 +43,8 @@ def calibrate(inputs: RewardInputs, folder: Path) -> None:
     """Stage 7: temperature, offset and units on validation pairs; the model with them in `reward.json`."""
     scorer = load_scorer(inputs.product, device=device())
     tokens = inputs.pair_tokens(scorer.chat, "validation")
-    scores = _pair_scores(scorer, tokens, inputs.recipe.evaluate.batch_rows)
+    rows = inputs.recipe.evaluate.batch_rows
+    scores = _pair_scores(scorer, tokens, rows)
     gaps = scores[:, 0] - scores[:, 1]
     found: dict[str, Any] = {"num_pairs": len(gaps), "temperature": None, **serving(scores.ravel())}
     try:
@@ -52,11 +55,14 @@ def calibrate(inputs: RewardInputs, folder: Path) -> None:
         first = next(iter(rated[0].ratings), None)
         if first is not None:
             labels = inputs.rating_tokens(scorer.chat, "validation", (first,))
-            on_rated = scorer.score_rendered(
-                labels.conversations, batch_rows=inputs.recipe.evaluate.batch_rows
-            )
+            on_rated = _scores(scorer, labels.conversations, rows)
             slope, offset = fit_affine(on_rated, labels.labels[:, 0])
             found["affine"] = {"to": first, "slope": slope, "offset": offset}
+    _save_calibrated(inputs, scorer, found, folder)
+
+
+@processes.main_only
+def _save_calibrated(inputs: RewardInputs, scorer: Scorer, found: dict[str, Any], folder: Path) -> None:
     fold = inputs.recipe.export.fold_temperature and found["temperature"] is not None
     if fold:
         scorer = scorer.rescaled(1 / found["temperature"])
@@ -91,10 +97,11 @@ def judge(inputs: RewardInputs, folder: Path) -> None:
         if source is not None:
 
             def score(prompts: Sequence[Any], answers: Sequence[str]) -> np.ndarray:
-                return scorer.score(prompts, answers, batch_rows=rows)
+                both = zip(prompts, answers, strict=True)
+                return _scores(scorer, [scorer.conversation(*each) for each in both], rows)
 
             results[name] = run(read_rows(source, split=BENCHMARK_SPLITS[name]), score)
-    write_atomically(folder / "results.json", json.dumps(results, indent=1))
+    processes.by_main(lambda: write_atomically(folder / "results.json", json.dumps(results, indent=1)))
 
 
 def _judge_set(inputs: RewardInputs, side: str, batch_rows: int) -> dict[str, Any]:
@@ -153,8 +160,19 @@ def _all_gaps(inputs: RewardInputs, side: str, batch_rows: int) -> dict[str, np.
 def _pair_scores(
     scorer: Scorer, tokens: PairTokens, batch_rows: int, *, prompt_gate: bool = False
 ) -> np.ndarray:
-    both = [c for pair in zip(tokens.chosen, tokens.rejected, strict=True) for c in pair]
-    return scorer.score_rendered(both, batch_rows=batch_rows, prompt_gate=prompt_gate).reshape(-1, 2)
+    both = [*tokens.chosen, *tokens.rejected]
+    return _scores(scorer, both, batch_rows, prompt_gate=prompt_gate).reshape(2, -1).T
+
+
+def _scores(
+    scorer: Scorer, conversations: Sequence[Conversation], batch_rows: int, *, prompt_gate: bool = False
+) -> np.ndarray:
+    """Scores [n], each of several processes for part of them."""
+
+    def score(mine: Sequence[Conversation]) -> np.ndarray:
+        return scorer.score_rendered(mine, batch_rows=batch_rows, prompt_gate=prompt_gate)
+
+    return np.array(processes.deal_out(conversations, score))
 
 
 def _final(gaps: dict[str, np.ndarray]) -> str:

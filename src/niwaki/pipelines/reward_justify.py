@@ -21,8 +21,10 @@ from niwaki.ground.saved import save_model
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import EVALUATE, RewardInputs
 from niwaki.pipelines.reward_train import num_steps
+from niwaki.pipelines.trained import discard_snapshots
 from niwaki.reward.forms import Skipped, turns
 from niwaki.reward.justifier import (
+    Judgement,
     JustificationRows,
     Question,
     encode_justifications,
@@ -40,10 +42,11 @@ _EVALUATIONS = 8
 
 def justify(inputs: RewardInputs, folder: Path) -> None:
     """Stage 9: train on the pairs in both orders, then judge the test pairs in both orders."""
-    _judge_test_pairs(inputs, _trained(inputs, folder), folder)
+    model = _trained(inputs, folder)
+    discard_snapshots(folder)
+    _judge_test_pairs(inputs, model, folder)
 
 
-@processes.main_only
 def _judge_test_pairs(inputs: RewardInputs, model: Any, folder: Path) -> None:
     chat = Chat(load_tokenizer(inputs.backbone), inputs.template)
     pairs = inputs.pairs("test")
@@ -51,13 +54,20 @@ def _judge_test_pairs(inputs: RewardInputs, model: Any, folder: Path) -> None:
     left_out = {row.row for row in skipped}
     pairs = [pair for pair in pairs if pair.row not in left_out]
     note = json.loads((folder / "model" / NOTE).read_text())
-    found = judge_both_orders(
-        model,
-        chat,
-        [Question(pair.prompt, pair.chosen, pair.rejected) for pair in pairs],
-        written_tokens=note["written_tokens"],
-        batch_rows=inputs.recipe.evaluate.batch_rows,
-    )
+
+    def judge(mine: Sequence[Question]) -> Iterator[tuple[np.ndarray, str]]:
+        judged = judge_both_orders(
+            model,
+            chat,
+            mine,
+            written_tokens=note["written_tokens"],
+            batch_rows=inputs.recipe.evaluate.batch_rows,
+        )
+        return zip(judged.odds, judged.written, strict=True)
+
+    questions = [Question(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+    dealt = processes.deal_out(questions, judge)
+    found = Judgement(np.array([odds for odds, _ in dealt]).reshape(-1, 2), tuple(text for _, text in dealt))
     tokens, _ = encode_pairs(chat, pairs, max_tokens=10**9, label="test pairs")
     groups = [pair.key for pair in pairs]
     results: dict[str, Any] = {
@@ -76,7 +86,7 @@ def _judge_test_pairs(inputs: RewardInputs, model: Any, folder: Path) -> None:
         "examples": _examples(pairs, found.scores, found.written),
         "against_product": _against_product(inputs, found.scores, left_out, groups),
     }
-    write_atomically(folder / "results.json", json.dumps(results, indent=1))
+    processes.by_main(lambda: write_atomically(folder / "results.json", json.dumps(results, indent=1)))
 
 
 def justify_file(model: str, file: Path) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ from niwaki.errors import DataError
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
 from niwaki.pipelines.reward_inputs import FEATURES, LENGTH, SIDES, RewardInputs
+from niwaki.pipelines.trained import discard_snapshots
 from niwaki.recipe.reward import GateSection, ObjectivesSection
 from niwaki.reward import ridge
 from niwaki.reward.data import objectives_of
@@ -63,6 +64,7 @@ def learn_objectives(inputs: RewardInputs, folder: Path) -> None:
     record["gates"] = _gates_by_source(objectives, data["test"], pairs["test"])
     write_atomically(folder / "objectives.json", json.dumps(record, indent=1))
     _export(inputs, objectives, folder)
+    discard_snapshots(folder / "gate")
 
 
 def check_objectives(section: ObjectivesSection, names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from niwaki.errors import DataError
 from niwaki.ground import processes
+from niwaki.ground.chat import Conversation
 from niwaki.ground.loop import Loss, RowSource
 from niwaki.ground.run import write_atomically
 from niwaki.pipelines.inputs import device
@@ -72,15 +74,18 @@ def extrapolate(inputs: RewardInputs, folder: Path) -> None:
         return float((gaps > 0).mean()), float(np.logaddexp(0, -gaps).mean())
 
     found = sweep(scorable.model, start.model.state_dict(), measure, grid=section.grid)
-    write_atomically(folder / "expo.json", json.dumps(found, indent=1))
-    save_reward_model(scorable, folder / "model", card={"loss": "ExPO", **found}, replace=True)
+    processes.by_main(lambda: write_atomically(folder / "expo.json", json.dumps(found, indent=1)))
+    _save(scorable, folder / "model", {"loss": "ExPO", **found})
 
 
 def gaps_of(scorable: Scorable, tokens: PairTokens, batch_rows: int) -> np.ndarray:
-    """Score of the chosen answer minus that of the rejected one, [m]."""
-    both = [c for pair in zip(tokens.chosen, tokens.rejected, strict=True) for c in pair]
-    scores = score_conversations(scorable, both, batch_rows=batch_rows)[:, 0].reshape(-1, 2)
-    gaps: np.ndarray = scores[:, 0] - scores[:, 1]
+    """Score of the chosen answer minus that of the rejected one, [m]. Collective."""
+
+    def score(mine: Sequence[Conversation]) -> np.ndarray:
+        return score_conversations(scorable, mine, batch_rows=batch_rows)[:, 0]
+
+    scores = np.array(processes.deal_out([*tokens.chosen, *tokens.rejected], score)).reshape(2, -1)
+    gaps: np.ndarray = scores[0] - scores[1]
     return gaps
 
 

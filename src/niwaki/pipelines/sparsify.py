@@ -16,7 +16,6 @@ from typing import Any
 
 from niwaki.errors import NiwakiError
 from niwaki.ground import processes
-from niwaki.ground.folder import discard
 from niwaki.ground.run import input_hash, stage
 from niwaki.masks.apply import apply_mask
 from niwaki.masks.file import MaskFile
@@ -28,6 +27,7 @@ from niwaki.pipelines.sparsify_learn import learn, write_record
 from niwaki.pipelines.sparsify_plan import plan
 from niwaki.pipelines.sparsify_prior import make_prior
 from niwaki.pipelines.sparsify_tables import show_memory, show_plan, show_results
+from niwaki.pipelines.trained import discard_snapshots
 from niwaki.recipe.sparsify import SparsifyRecipe
 from niwaki.reporting.sparsify_page import write_sparsify_report
 
@@ -62,7 +62,7 @@ def prior_stage(recipe: SparsifyRecipe, out: Path) -> None:
     def work(folder: Path) -> None:
         write_record(folder / "prior.json", make_prior(inputs, folder))
 
-    _stage(PRIOR, recipe, out, inputs, work)
+    _stage(PRIOR, recipe, out, inputs, work, together=True)
 
 
 def learn_stage(recipe: SparsifyRecipe, out: Path) -> None:
@@ -74,7 +74,7 @@ def learn_stage(recipe: SparsifyRecipe, out: Path) -> None:
         # A kill while the snapshots go must leave what tells that they are not needed.
         if not processes.by_main((folder / "learn.json").exists):
             write_record(folder / "learn.json", learn(inputs, folder))
-        processes.by_main(lambda: discard(folder / "checkpoints"))
+        discard_snapshots(folder)
 
     _stage(LEARN, recipe, out, inputs, work, together=True)
 

@@ -101,14 +101,12 @@ def _measure(
     recipe = inputs.recipe
     tasks = {}
     if with_tasks and recipe.evaluate.tasks:
-        found = processes.by_main(
-            lambda: run_tasks(
-                model,
-                texts.tokenizer,
-                recipe.evaluate.tasks,
-                include_path=task_folder(recipe),
-                limit=recipe.evaluate.max_questions,
-            )
+        found = run_tasks(
+            model,
+            texts.tokenizer,
+            recipe.evaluate.tasks,
+            include_path=task_folder(recipe),
+            limit=recipe.evaluate.max_questions,
         )
         tasks = {
             task: {**answer.metrics, "num_questions": answer.num_questions, "version": answer.version}

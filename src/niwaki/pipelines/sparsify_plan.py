@@ -17,7 +17,6 @@ from niwaki.errors import BudgetError, NiwakiError, RecipeError
 from niwaki.ground import processes
 from niwaki.ground.adam8 import BYTES_PER_MOMENT
 from niwaki.ground.loop import resolve_precision
-from niwaki.ground.spread import is_sharded
 from niwaki.ground.streamed import allowed_memory_bytes
 from niwaki.masks.memory import MaskMemory, estimate
 from niwaki.masks.packed import Packing
@@ -236,7 +235,7 @@ def _prior_mask(recipe: SparsifyRecipe, out: Path) -> Iterator[NiwakiError]:
 
 
 def _optimizer(learn: Learn) -> Iterator[RecipeError]:
-    if learn.optimizer == "adamw_8bit" and processes.count() > 1 and is_sharded():
+    if learn.optimizer == "adamw_8bit" and processes.are_sharded():
         yield RecipeError(
             "learn.optimizer is adamw_8bit, whose blocks FSDP2 would cut.",
             "Write adamw with float32 gates, or launch without FSDP2.",

@@ -11,14 +11,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.evaluation.loss import held_out_loss
-from niwaki.ground.checkpoint import Checkpoint, Writer
+from niwaki.ground import processes
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.family import family_of
 from niwaki.ground.folder import new_folder
 from niwaki.ground.saved import verify_saved
 from niwaki.ground.streamed import load_or_stream
 from niwaki.masks.apply import parts_on_disk
 from niwaki.masks.difference import sensitivity
-from niwaki.masks.file import save, writing
+from niwaki.masks.file import MaskFile, save, writing
 from niwaki.masks.oneshot import Method, Pruned, one_shot
 from niwaki.masks.tensors import Shapes, maskable
 from niwaki.pipelines.inputs import compute_dtype, device
@@ -30,6 +32,8 @@ _SIDE_FILES_BYTES = 1 << 24
 
 def make_prior(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     """Write `prior.mask`, and `model/` where weights are updated; what `prior.json` holds.
+
+    Collective: several processes share out the calibration rows; the main one writes.
 
     Returns:
         {"method", "update", "dense": names left dense, "sensitivity": {layer: nats} or None}.
@@ -45,8 +49,7 @@ def make_prior(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     if prior.method == "none":
         return record
     if prior.mask is not None:
-        given = inputs.given_mask()
-        save(folder / PRIOR_MASK, given.load(), given.shapes, given.pattern, given.origin, replace=True)
+        processes.by_main(lambda: _copy(inputs.given_mask(), folder / PRIOR_MASK))
         return record
     if recipe.dense_layers:
         record["sensitivity"] = layer_sensitivity(inputs, inputs.folder, dict(_numbers(inputs, recipe.dense)))
@@ -55,6 +58,10 @@ def make_prior(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
     shapes = maskable(inputs.checkpoint.config, inputs.pattern, record["dense"])
     model = load_or_stream(inputs.folder, dtype=compute_dtype(), device=device())
     pruned = prune(inputs, model, prior.method, update=prior.update, dense=record["dense"])
+    if not processes.is_main():
+        for _ in pruned:  # heard together; the main process writes
+            pass
+        return record
     if prior.update:
         numbers = _write_updated(inputs, pruned, shapes, folder / "model")
         made = inputs.origin(method=prior.method, update=True)
@@ -70,7 +77,7 @@ def make_prior(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
 def prune(
     inputs: SparsifyInputs, model: PreTrainedModel, method: Method, *, update: bool, dense: Sequence[str]
 ) -> Iterator[Pruned]:
-    """One-shot masks with the recipe's settings."""
+    """One-shot masks with the recipe's settings. Collective, see `one_shot`."""
     prior = inputs.recipe.prior
     return one_shot(
         model,
@@ -101,6 +108,10 @@ def layer_sensitivity(inputs: SparsifyInputs, folder: Path, numbers: dict[str, T
 
     _, layers = sensitivity(model, numbers, inputs.pattern, inputs.layer_of, loss)
     return layers
+
+
+def _copy(given: MaskFile, out: Path) -> None:
+    save(out, given.load(), given.shapes, given.pattern, given.origin, replace=True)
 
 
 def _numbers(inputs: SparsifyInputs, dense: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

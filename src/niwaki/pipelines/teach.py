@@ -14,10 +14,11 @@ from niwaki.distillation.cached import distill_from_cache
 from niwaki.distillation.correction import correct, distill_and_correct
 from niwaki.distillation.train import distill
 from niwaki.ground import processes
-from niwaki.ground.folder import discard
+from niwaki.ground.parts import gather_model
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.cached_teacher import cached_rows
 from niwaki.pipelines.inputs import Inputs
+from niwaki.pipelines.trained import discard_snapshots, has_ended
 from niwaki.recipe.teacher import FORWARD_KL
 
 
@@ -36,8 +37,9 @@ def teach(
     what a killed training goes on from, and are removed at the end. A teacher that is corrected alongside is
     saved as `corrected`, if that is given. Collective.
     """
-    if (finished := _finished(out)) is not None:
-        return finished
+    if has_ended(out):
+        discard_snapshots(out)
+        return out / "model"
     options = inputs.training(inputs.recipe.num_steps)
     if inputs.recipe.corrects_alongside:
         teacher = _learn_and_correct(inputs, student, out=out, label=label, **options)
@@ -54,7 +56,7 @@ def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **
     `options` are the other keyword arguments of `distill`, as `Inputs.training` gives them.
     """
     if inputs.recipe.distill.cache is None:
-        teacher = inputs.load(inputs.distill_teacher_folder)
+        teacher = inputs.load_together(inputs.distill_teacher_folder)
         distill(student, teacher, inputs.train, out=out, label=label, **options)
         return
     rows, held_out = cached_rows(inputs)
@@ -64,8 +66,9 @@ def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **
 
 def correct_teacher(inputs: Inputs, *, out: Path) -> Path:
     """Fine-tune the recipe's teacher on the text, before all else; saved and returned as by `teach`."""
-    if (finished := _finished(out)) is not None:
-        return finished
+    if has_ended(out):
+        discard_snapshots(out)
+        return out / "model"
     recipe, teacher = inputs.recipe, inputs.load_student(inputs.original_folder)
     num_steps = recipe.steps(recipe.correct_tokens)
     rate = _correction_rate(inputs)
@@ -105,19 +108,17 @@ def _without_losses(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in FORWARD_KL}
 
 
-@processes.main_only
-def _finished(out: Path) -> Path | None:
-    """The model of a training that has ended, if it has."""
-    done = (out / "model").exists() and not (out / "checkpoints").exists()
-    return out / "model" if done else None
-
-
 def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path) -> Path:
     _save_model(inputs, model, files_from, out / "model")
-    processes.by_main(lambda: discard(out / "checkpoints"))
+    discard_snapshots(out)
     return out / "model"
 
 
-@processes.main_only
 def _save_model(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
-    save_model(model.to(inputs.saved_dtype), files_from, out, replace=True)
+    whole = gather_model(model, processes.by_main(lambda: inputs.saved_dtype))
+
+    def save() -> None:
+        assert whole is not None
+        save_model(whole, files_from, out, replace=True)
+
+    processes.by_main(save)

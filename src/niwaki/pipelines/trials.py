@@ -112,10 +112,9 @@ def _try(
     return Trial(**{**vars(trial), **trained})
 
 
-@processes.main_only
 def _cut_once(inputs: Inputs, importance: Importance, sizes: dict[str, int], folder: Path) -> None:
-    if not (folder / "model").exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    if not processes.by_main((folder / "model").exists):
+        processes.by_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         cut(inputs, importance, sizes, folder / "model", depth_folder=folder.parent.parent)
 
 

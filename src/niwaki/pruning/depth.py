@@ -18,6 +18,7 @@ Shapes: B rows, S positions, D hidden, N scored positions of a batch, R removed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.errors import EvaluationError, RecipeError
+from niwaki.ground import processes
 from niwaki.ground.calibration import Rows
 from niwaki.ground.head import check_head, split_head
 from niwaki.ground.layers import layer_input, layer_list, only_layers, starting_from, without_layers
@@ -83,6 +85,8 @@ def measure_on_rows(
     Each of these sets is contiguous and spares the last layer, or is empty.
 
     After every batch the sums so far are saved, and another call with the same arguments goes on from there.
+    Collective: batches are dealt out to the processes in turn and added up in order, so that the values are
+    those of one process to the bit, and any number of processes goes on from any other's sums.
 
     Raises:
         EvaluationError: a value is not finite.
@@ -90,16 +94,23 @@ def measure_on_rows(
     """
     per_batch = _losses if measure == "loss" else _influences
     sums = record.sums_for(removed)
-    starts = range(sums.num_rows, num_rows, batch_rows)
+    # A turn: a batch for each process.
+    starts = range(sums.num_rows, num_rows, batch_rows * processes.count())
     with _evaluating(model), progress(f"depth by {measure}", total=len(starts)) as bar:
         if measure == "loss":
             with only_layers(model, [0]):
                 check_head(model)
         for start in starts:
-            batch = rows.take(start, min(batch_rows, num_rows - start))
-            values_R = per_batch(model, batch, removed)
-            _refuse_not_finite(values_R, removed, measure)
-            sums.add(values_R.tolist(), num_rows=len(batch["mask"]), num_tokens=int(batch["mask"].sum()))
+            turn = min(batch_rows * processes.count(), num_rows - start)
+            mine = processes.my_part(turn, step=batch_rows)
+            found = None
+            if mine:
+                batch = rows.take(start + mine.start, len(mine))
+                values = per_batch(model, batch, removed).tolist()
+                found = (values, len(batch["mask"]), int(batch["mask"].sum()))
+            for values, rows_heard, tokens_heard in filter(None, processes.gather(found)):
+                _refuse_not_finite(values, removed, measure)
+                sums.add(values, num_rows=rows_heard, num_tokens=tokens_heard)
             record.save()
             bar.advance()
     record.finish(sums)
@@ -116,6 +127,7 @@ def measure_score(
     """Add to `record` the `score` of the model without each of `removed`; each is saved when it is known.
 
     `score` gets the model in memory, which for that time is one of fewer layers (`ground.layers`).
+    Collective: several processes all call `score`, which has to say the same in each.
 
     Raises:
         EvaluationError: a score is not finite.
@@ -124,7 +136,7 @@ def measure_score(
         for layers in removed:
             with without_layers(model, layers):
                 value = score(model)
-            _refuse_not_finite(torch.tensor([value]), [layers], name)
+            _refuse_not_finite([value], [layers], name)
             record.add(layers, value)
             bar.advance()
 
@@ -189,9 +201,9 @@ def _nats(model: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor) -> Tenso
     return total
 
 
-def _refuse_not_finite(values_R: Tensor, removed: Sequence[Layers], name: str) -> None:
-    for value, layers in zip(values_R.tolist(), removed, strict=True):
-        if not torch.isfinite(torch.tensor(value)):
+def _refuse_not_finite(values: Sequence[float], removed: Sequence[Layers], name: str) -> None:
+    for value, layers in zip(values, removed, strict=True):
+        if not math.isfinite(value):
             raise EvaluationError(
                 f"The {name} without layers {list(layers)} is {value}.",
                 "Look for NaN in the weights, or use bfloat16 or float32 instead of float16.",

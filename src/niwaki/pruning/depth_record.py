@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from niwaki.errors import RunError
+from niwaki.ground import processes
 from niwaki.ground.run import write_atomically
 
 Layers = tuple[int, ...]
@@ -49,8 +50,9 @@ class DepthRecord:
     unfinished: Sums | None = None
 
     @classmethod
+    @processes.main_only
     def open(cls, path: Path, *, measure: str, num_samples: int, higher_is_better: bool) -> DepthRecord:
-        """Read the record at `path`, or begin one.
+        """Read the record at `path`, or begin one. Collective, as everything that saves: all hold the same.
 
         Raises:
             RunError: it is damaged, or was measured in another way.
@@ -94,6 +96,7 @@ class DepthRecord:
         self.unfinished = None
         self.save()
 
+    @processes.main_only
     def save(self) -> None:
         """Write the file, whole or not at all."""
         removed = [{"layers": list(layers), "value": value} for layers, value in self.values.items()]

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niwaki.ground import processes
+
 # Relative to the mean of the diagonal of X^T X.
 RIDGES = (1e-8, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -42,6 +44,10 @@ class Moments:
         self.xr_FD.addmm_(x_NF.T, r_ND)
         self.rr += r_ND.square().sum()
         self.yy += y_ND.square().sum()
+
+    def add_up(self) -> None:
+        """Make the sums those over the tokens of all processes."""
+        processes.add_up([self.xx_FF, self.xr_FD, self.rr, self.yy])
 
     def __add__(self, other: Moments) -> Moments:
         """The sums over the tokens of both."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from niwaki.errors import DataError
+from niwaki.ground import processes
 from niwaki.ground.axes import axes_of, kept_per_dim, parse
 from niwaki.ground.calibration import Rows
 from niwaki.ground.family import Family, family_of
@@ -58,9 +59,13 @@ class _HeardEnoughError(Exception):
 
 @dataclass
 class _Side:
-    """One of the two models, in front of the layer that `states` are the inputs of."""
+    """One of the two models, in front of the layer that `states` are the inputs of.
+
+    `first_batch` numbers the first of `states` among the batches of all processes.
+    """
 
     model: PreTrainedModel
+    first_batch: int
     states: list[Tensor]
     calls: list[dict[str, Any]]
 
@@ -131,6 +136,7 @@ def repair(
     """Refit the student's matrices in place.
 
     Needs the student in memory, the hidden states of all rows twice, and the sums of one layer's matrices.
+    Collective: each of several processes has part of the rows, and all repair their student alike.
 
     Args:
         student: the trimmed teacher, in float32.
@@ -223,34 +229,43 @@ def _repair_stage(
     assert len(moments) == len(linears), names
     middle = family.sites.norms[1]  # its input is the stream between attention and MLP
     gain: float | None = None
+    if writes:
+        found_gain = _heard_gain(teacher, family, old, names[0], middle, in_mlp) if student.states else None
+        gain = processes.gather(found_gain)[0]  # the first process always has rows
     for batch in range(len(student.states)):
-        # The stream behind the layer is wanted for the outputs of the MLP only.
-        whole = writes and in_mlp
         between = [middle] if writes else []
-        wanted, behind = teacher.hear(family, old, batch, inputs=between, outputs=names, whole=whole)
+        wanted, _ = teacher.hear(family, old, batch, inputs=between, outputs=names)
         inputs, _ = student.hear(family, new, batch, inputs=[*names, *(between if in_mlp else [])])
         drift: Tensor | float = 0.0
-        if writes:
+        if gain is not None:
             device = student.model.device
             before = (wanted[middle] if in_mlp else teacher.states[batch]).to(device)
             found = (inputs[middle] if in_mlp else student.states[batch]).to(device)
-            if batch == 0:
-                after = behind if in_mlp else wanted[middle]
-                assert after is not None
-                gain = _gain(before, after.to(device), wanted[names[0]].to(device))
-            if gain is not None:
-                drift = (cut.stream(before.float()) - found) / gain
+            drift = (cut.stream(before.float()) - found) / gain
         for pattern, name, pair in zip(patterns, names, moments, strict=True):
             target = cut.outputs(wanted[name].float(), pattern, old) + drift
-            pair[batch % _CHECK_EVERY == 1].add(inputs[name].flatten(0, -2), target.flatten(0, -2))
+            is_checked = (student.first_batch + batch) % _CHECK_EVERY == 1
+            pair[is_checked].add(inputs[name].flatten(0, -2), target.flatten(0, -2))
     repairs = []
     for name, linear, (fitted, checked) in zip(names, linears, moments, strict=True):
+        fitted.add_up()
+        checked.add_up()
         both = fitted + checked
         ridge, change = solve(fitted, checked)
         repairs.append(Repair(name.format(layer=new), ridge, both.error(), both.error(change)))
         assert isinstance(linear, nn.Linear)
         apply(linear, change)
     return repairs
+
+
+def _heard_gain(
+    teacher: _Side, family: Family, layer: int, name: str, middle: str, in_mlp: bool
+) -> float | None:
+    """`_gain` of the first batch, for the module `name` of a layer."""
+    heard, behind = teacher.hear(family, layer, 0, inputs=[middle], outputs=[name], whole=in_mlp)
+    if behind is None:
+        return _gain(teacher.states[0].to(heard[name].device), heard[middle], heard[name])
+    return _gain(heard[middle], behind, heard[name])
 
 
 def _gain(before: Tensor, after: Tensor, written: Tensor) -> float | None:
@@ -265,7 +280,11 @@ def _gain(before: Tensor, after: Tensor, written: Tensor) -> float | None:
 
 
 def _begin(model: PreTrainedModel, family: Family, rows: Rows, num_batches: int, batch_rows: int) -> _Side:
-    """Hear what the model gives its layers: the first one's input, and everything beside it for each."""
+    """Hear what the model gives its layers: the first one's input, and everything beside it for each.
+
+    Rows are this process's part.
+    """
+    mine = processes.my_part(num_batches)
     states: list[Tensor] = []
     calls: dict[int, dict[str, Any]] = {}
 
@@ -284,11 +303,11 @@ def _begin(model: PreTrainedModel, family: Family, rows: Rows, num_batches: int,
     blocks = [model.get_submodule(family.sites.block.format(layer=i)) for i in range(num_layers)]
     handles = [b.register_forward_pre_hook(hear(i), with_kwargs=True) for i, b in enumerate(blocks)]
     try:
-        for batch in range(num_batches):
+        for batch in mine or range(1):  # without rows too, what goes with all of them is heard
             ids = rows.take(batch * batch_rows, batch_rows)["inputs"].to(model.device)
             with suppress(_HeardEnoughError):
                 model.get_decoder()(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return _Side(model, states, [calls[layer] for layer in range(num_layers)])
+    return _Side(model, mine.start, states[: len(mine)], [calls[layer] for layer in range(num_layers)])

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.errors import FamilyError
+from niwaki.ground import processes
 from niwaki.ground.axes import axes_of, parse
 from niwaki.ground.calibration import Rows
 from niwaki.ground.checkpoint import Checkpoint
@@ -54,6 +55,7 @@ def second_moment(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch
 
     Every norm in front of attention, MLP and head counts alike: they see directions and no lengths, and the
     stream grows from layer to layer. A streamed model is read once for as many batches as memory holds.
+    Collective: each of several processes hears part of the rows, and all get the mean of all.
 
     Raises FamilyError for a family that cannot be rotated.
     """
@@ -74,10 +76,11 @@ def second_moment(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch
     device = model.get_input_embeddings().weight.device
     row_tokens = rows.take(0, 1)["inputs"].shape[1]
     at_once = rows_at_once(model, batch_rows=batch_rows, row_tokens=row_tokens)
-    total = -(-num_samples // batch_rows) * passes_per_batch(model)
+    mine = processes.my_part(num_samples, step=batch_rows)
+    total = len(mine[::batch_rows]) * passes_per_batch(model)
     with _listening(model, family, hear), progress("basis", total=total) as bar:
-        for first in range(0, num_samples, at_once):
-            end = min(first + at_once, num_samples)
+        for first in range(mine.start, mine.stop, at_once):
+            end = min(first + at_once, mine.stop)
             batches = [
                 rows.take(start, min(batch_rows, end - start)) for start in range(first, end, batch_rows)
             ]
@@ -92,7 +95,8 @@ def second_moment(model: PreTrainedModel, rows: Rows, *, num_samples: int, batch
             arguments = [{"input_ids": batch["inputs"].to(device)} for batch in batches]
             for _ in decode(model, arguments, around=around):
                 pass
-    return moment_dd / num_vectors
+    processes.add_up([moment_dd])
+    return moment_dd / sum(processes.gather(num_vectors))
 
 
 def principal_basis(moment: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import niwaki
 from niwaki.errors import CheckpointError
-from niwaki.ground.checkpoint import Checkpoint, Writer
+from niwaki.ground.checkpoint import Checkpoint
+from niwaki.ground.checkpoint_writer import Writer
 from niwaki.ground.family import Family, family_of
 from niwaki.ground.folder import check_free, new_folder
 from niwaki.ground.saved import verify_saved

@@ -17,8 +17,9 @@ from niwaki.recipe.data import Data
 from niwaki.recipe.depth import Depth
 from niwaki.recipe.distill import Distill
 from niwaki.recipe.load import build
+from niwaki.recipe.model_size import ModelSize, Size, format_size
 from niwaki.recipe.pruning import Score
-from niwaki.recipe.quantities import Count, ModelSize, Size, format_size
+from niwaki.recipe.quantities import Count
 from niwaki.recipe.section import Section
 from niwaki.recipe.trim import Trim
 

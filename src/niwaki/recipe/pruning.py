@@ -6,13 +6,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from niwaki.recipe.model_size import ModelSize
 from niwaki.recipe.quantities import (
     BytesCeiling,
     Count,
     CountOrShare,
     Fraction,
     GridValue,
-    ModelSize,
     TimeCeiling,
 )
 from niwaki.recipe.section import Section

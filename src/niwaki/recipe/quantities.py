@@ -1,7 +1,7 @@
 """Quantities that read like speech: `2B` tokens, `4k` rows, `5%`, `8GB`, `1e-4`.
 
-In goes what YAML or a command line gives (text or a number); out come plain `int` and `float`, and `Size` for
-the size of a model. Every quantity is written back in the same speech, and read again to the same value.
+In goes what YAML or a command line gives (text or a number); out come plain `int` and `float`. Every quantity
+is written back in the same speech, and read again to the same value.
 Multiples are decimal (`4k` is 4000, `8GB` is 8e9 bytes); `KiB`, `MiB` and `GiB` are the binary ones.
 """
 
@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-_COUNT_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_BYTE_SUFFIXES = {
+COUNT_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+BYTE_SUFFIXES = {
     "B": 1,
     "kB": 10**3,
     "MB": 10**6,
@@ -30,7 +30,6 @@ _BYTE_SUFFIXES = {
 }
 _TIME_SUFFIXES = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6")}
 _QUANTITY = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)")
-_SMALLEST_MODEL_PARAMETERS = 1000
 
 
 def parse_count(value: object) -> int:
@@ -38,10 +37,10 @@ def parse_count(value: object) -> int:
 
     Raises ValueError, which names the nearest legal form, for anything else.
     """
-    number, suffix = _split(value, "a count such as 4096, 4k, 100M or 2B")
-    if suffix not in _COUNT_SUFFIXES:
+    number, suffix = split(value, "a count such as 4096, 4k, 100M or 2B")
+    if suffix not in COUNT_SUFFIXES:
         raise ValueError(f"{value!r} is not a count. {_nearest_count(number, suffix)}")
-    count = number * _COUNT_SUFFIXES[suffix]
+    count = number * COUNT_SUFFIXES[suffix]
     if count != count.to_integral_value() or count < 0:
         raise ValueError(f"{value!r} is not a whole number of things, zero or more.")
     return int(count)
@@ -49,7 +48,7 @@ def parse_count(value: object) -> int:
 
 def parse_fraction(value: object) -> float:
     """Read a part of a whole, from 0 to 1: `5%` or 0.05."""
-    number, suffix = _split(value, "a fraction such as 5% or 0.05")
+    number, suffix = split(value, "a fraction such as 5% or 0.05")
     if suffix not in ("", "%"):
         raise ValueError(f"{value!r} is not a fraction. Write a percentage, such as '5%'.")
     fraction = number / 100 if suffix == "%" else number
@@ -61,7 +60,7 @@ def parse_fraction(value: object) -> float:
 
 def parse_number(value: object) -> float:
     """Read a plain number: `1e-4`, which YAML takes for text, or 0.0001."""
-    number, suffix = _split(value, "a number such as 1e-4 or 0.1")
+    number, suffix = split(value, "a number such as 1e-4 or 0.1")
     if suffix:
         raise ValueError(f"{value!r} has a unit, but a plain number is wanted here, such as 1e-4 or 0.1.")
     return float(number)
@@ -78,7 +77,7 @@ def parse_count_or_share(value: object) -> int | float:
 
 def parse_grid_value(value: object) -> int | float:
     """Read a size of an axis (`3072`, `4k`) or a ratio (`2.5`)."""
-    number, suffix = _split(value, "a size such as 3072, or a ratio such as 2.5")
+    number, suffix = split(value, "a size such as 3072, or a ratio such as 2.5")
     return float(number) if not suffix and number != number.to_integral_value() else parse_count(value)
 
 
@@ -90,7 +89,7 @@ def parse_layer(value: object) -> int:
         return -1 - parse_count(value.strip().removeprefix("last-"))
     if value is None:
         raise ValueError("a layer is missing. A pair has a space behind its colon, as in {29: 13}.")
-    number, suffix = _split(value, "a layer such as 12, last or last-2")
+    number, suffix = split(value, "a layer such as 12, last or last-2")
     if suffix or number != number.to_integral_value():
         raise ValueError(f"{value!r} is not a layer. Write its number from 0, or last, last-1, last-2.")
     return int(number)
@@ -114,7 +113,7 @@ def parse_alpha(value: object) -> float | str:
 def format_count(count: int) -> str | int:
     """Write a count so that `parse_count` reads it back: 2000000000 is '2B', 4096 stays 4096."""
     for suffix in ("T", "B", "M", "k"):
-        multiple = _COUNT_SUFFIXES[suffix]
+        multiple = COUNT_SUFFIXES[suffix]
         if count >= multiple and count * 10 % multiple == 0:
             return f"{(Decimal(count) / multiple).normalize():f}{suffix}"
     return count
@@ -131,28 +130,6 @@ def format_count_or_share(value: int | float) -> int | str:
 
 
 @dataclass(frozen=True)
-class Size:
-    """The size a model should have; exactly one of the four forms is set.
-
-    `fraction` of the teacher's parameters, `num_parameters`, `num_bytes` of saved weights, or the inclusive
-    `interval` (low, high) of parameters, as the paper's search used [7.8e9, 8.5e9] (minitron 5.2).
-    """
-
-    fraction: float | None = None
-    num_parameters: int | None = None
-    num_bytes: int | None = None
-    interval: tuple[int, int] | None = None
-
-    def __str__(self) -> str:
-        """Write the size in speech: '50%', '4B parameters', '8000000000 bytes'."""
-        if self.interval is not None:
-            return f"{format_count(self.interval[0])} to {format_count(self.interval[1])} parameters"
-        if self.num_parameters is not None:
-            return f"{format_count(self.num_parameters)} parameters"
-        return str(format_size(self))
-
-
-@dataclass(frozen=True)
 class Ceiling:
     """The most that something may be: a `share` of the teacher's, or an absolute `amount`."""
 
@@ -162,7 +139,7 @@ class Ceiling:
 
 def parse_bytes_ceiling(value: object) -> Ceiling:
     """Read the most bytes there may be: `50%` of the teacher's, or `200MB`."""
-    return _parse_ceiling(value, _BYTE_SUFFIXES, "50% of the teacher's, or 200MB")
+    return _parse_ceiling(value, BYTE_SUFFIXES, "50% of the teacher's, or 200MB")
 
 
 def parse_time_ceiling(value: object) -> Ceiling:
@@ -172,7 +149,7 @@ def parse_time_ceiling(value: object) -> Ceiling:
 
 def format_bytes_ceiling(ceiling: Ceiling) -> str:
     """Write a ceiling so that `parse_bytes_ceiling` reads it back."""
-    return _format_ceiling(ceiling, {suffix: _BYTE_SUFFIXES[suffix] for suffix in ("GB", "MB", "kB", "B")})
+    return _format_ceiling(ceiling, {suffix: BYTE_SUFFIXES[suffix] for suffix in ("GB", "MB", "kB", "B")})
 
 
 def format_time_ceiling(ceiling: Ceiling) -> str:
@@ -180,60 +157,10 @@ def format_time_ceiling(ceiling: Ceiling) -> str:
     return _format_ceiling(ceiling, _TIME_SUFFIXES)
 
 
-def parse_size(value: object) -> Size:
-    """Read the size of a model: `50%`, `4B`, `8GB` or `{low: 7.8B, high: 8.5B}`."""
-    if isinstance(value, Size):
-        return value
-    if isinstance(value, dict):
-        return _parse_interval(value)
-    number, suffix = _split(value, "a size such as 50%, 4B (parameters), 8GB or {low: 7.8B, high: 8.5B}")
-    if suffix == "%" or (not suffix and 0 < number < 1):
-        fraction = parse_fraction(value)
-        if not 0 < fraction < 1:
-            raise ValueError(f"{value!r} leaves nothing to do. Write a part of the teacher, such as '50%'.")
-        return Size(fraction=fraction)
-    if suffix != "B" and suffix in _BYTE_SUFFIXES:
-        return Size(num_bytes=_whole_bytes(value, number, suffix))
-    if suffix not in _COUNT_SUFFIXES:
-        known = {s.lower(): s for s in (*_BYTE_SUFFIXES, *_COUNT_SUFFIXES)}.get(suffix.lower())
-        meant = f"Did you mean '{number}{known}'?" if known else "Write 50%, 4B (parameters) or 8GB."
-        raise ValueError(f"{value!r} is not a size. {meant}")
-    num_parameters = parse_count(value)
-    if num_parameters < _SMALLEST_MODEL_PARAMETERS:
-        meant = f"Did you mean '{num_parameters}%', '{num_parameters}M' or '{num_parameters}B'?"
-        raise ValueError(f"{value!r} would be a model of {num_parameters} parameters. {meant}")
-    return Size(num_parameters=num_parameters)
-
-
-def format_size(size: Size) -> str | int | dict[str, str | int]:
-    """Write a size so that `parse_size` reads it back."""
-    if size.interval is not None:
-        return {"low": format_count(size.interval[0]), "high": format_count(size.interval[1])}
-    if size.fraction is not None:
-        return format_fraction(size.fraction)
-    if size.num_bytes is not None:
-        for suffix in ("TB", "GB", "MB"):
-            written = format((Decimal(size.num_bytes) / _BYTE_SUFFIXES[suffix]).normalize(), "f")
-            if size.num_bytes >= _BYTE_SUFFIXES[suffix]:
-                return written + suffix
-        return format((Decimal(size.num_bytes) / 1000).normalize(), "f") + "kB"
-    assert size.num_parameters is not None
-    return format_count(size.num_parameters)
-
-
-def _parse_interval(value: dict[Any, Any]) -> Size:
-    if set(value) != {"low", "high"}:
-        raise ValueError(f"an interval has exactly the keys low and high, not {sorted(map(str, value))}.")
-    low, high = parse_count(value["low"]), parse_count(value["high"])
-    if not 0 < low <= high:
-        raise ValueError(f"the interval low: {value['low']}, high: {value['high']} is empty.")
-    return Size(interval=(low, high))
-
-
 def _parse_ceiling(value: object, units: Mapping[str, Decimal | int], wanted: str) -> Ceiling:
     if isinstance(value, Ceiling):
         return value
-    number, suffix = _split(value, wanted)
+    number, suffix = split(value, wanted)
     if suffix == "%":
         if not 0 < number <= 100:
             raise ValueError(f"{value!r} is not a part of the teacher's. Write more than 0%, at most 100%.")
@@ -255,15 +182,11 @@ def _format_ceiling(ceiling: Ceiling, units: Mapping[str, Decimal | int]) -> str
     return f"{(amount / units[unit]).normalize():f}{unit}"
 
 
-def _whole_bytes(value: object, number: Decimal, suffix: str) -> int:
-    num_bytes = number * _BYTE_SUFFIXES[suffix]
-    if num_bytes != num_bytes.to_integral_value() or num_bytes <= 0:
-        raise ValueError(f"{value!r} is not a whole number of bytes above zero.")
-    return int(num_bytes)
+def split(value: object, wanted: str) -> tuple[Decimal, str]:
+    """Split text or a number into an exact decimal and its suffix.
 
-
-def _split(value: object, wanted: str) -> tuple[Decimal, str]:
-    """Split text or a number into an exact decimal and its suffix."""
+    Raises ValueError, which says what is `wanted`, for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{value!r} is not {wanted}.")
     if isinstance(value, float) and not math.isfinite(value):
@@ -302,4 +225,3 @@ Alpha = Annotated[float | Literal["dynamic"], BeforeValidator(parse_alpha)]
 GridValue = Annotated[int | float, BeforeValidator(parse_grid_value)]
 BytesCeiling = Annotated[Ceiling, BeforeValidator(parse_bytes_ceiling), PlainSerializer(format_bytes_ceiling)]
 TimeCeiling = Annotated[Ceiling, BeforeValidator(parse_time_ceiling), PlainSerializer(format_time_ceiling)]
-ModelSize = Annotated[Size, BeforeValidator(parse_size), PlainSerializer(format_size)]

@@ -9,8 +9,9 @@ from typing import Any
 
 from niwaki.reporting import words
 from niwaki.reporting.collect import collect
+from niwaki.reporting.compress_page import provenance, sample_columns
 from niwaki.reporting.facts import Collected, Sample
-from niwaki.reporting.page import markdown_text, provenance, sample_columns
+from niwaki.reporting.page import markdown_text
 from niwaki.reporting.public import public_name
 from niwaki.reporting.reason_facts import read_run
 from niwaki.reporting.reason_page import TITLES as REASON_TITLES
@@ -24,6 +25,8 @@ _MEASURED = "Measured in one run on one machine, on the same held-out text; in b
 _FLAWS = (
     "The model has the flaws and biases of the model that it was made from, and of the text it was {} on."
 )
+_ORDERED = ["Pairs in order, %", "chosen longer", "chosen shorter"]
+_PAIRS_NOTE = "In brackets: 95 % intervals over pairs."
 _NOT_SAFE = "It was measured on the text above and on nothing else: no safety evaluation was made."
 
 
@@ -143,15 +146,15 @@ def reason_card(run_dir: Path) -> Card:
 
 
 def reward_card(run_dir: Path) -> Card:
-    """Of a reward run."""
-    facts = read_reward(run_dir)
-    rows = []
-    for judged in facts["sets"]:
-        for row in judged["rows"]:
-            by_length = [(row[key] or {}).get("accuracy") for key in ("longer", "shorter")]
-            cells = [Cell("" if value is None else f"{100 * value:.1f}") for value in by_length]
-            rows.append((f"{judged['title']}, {row['name']}", [_share(row["accuracy"]), *cells]))
-    manifest = _manifest(run_dir)
+    """Of a reward run: of the model that scores answers, or of the justifier where there is none."""
+    facts, manifest = read_reward(run_dir), _manifest(run_dir)
+    if not (run_dir / "7-calibrate" / "model").exists():
+        return _justifier_card(facts, manifest)
+    rows = [
+        _ordered(f"{judged['title']}, {row['name']}", row["accuracy"], row["longer"], row["shorter"])
+        for judged in facts["sets"]
+        for row in judged["rows"]
+    ]
     return Card(
         source=manifest["backbone"]["path"],
         change="a reward model",
@@ -161,9 +164,9 @@ def reward_card(run_dir: Path) -> Card:
             "conversation, written with the chat template."
         ),
         tags=["reward-model", "preference"],
-        columns=["Pairs in order, %", "chosen longer", "chosen shorter"] if rows else [],
+        columns=_ORDERED if rows else [],
         rows=rows,
-        note="In brackets: 95 % intervals over pairs.",
+        note=_PAIRS_NOTE,
         limits=[
             _FLAWS.format("trained"),
             "It was measured on the pairs above and on nothing else; rewards of different prompts are not "
@@ -174,6 +177,42 @@ def reward_card(run_dir: Path) -> Card:
         auto_class="AutoModelForSequenceClassification",
         pipeline_tag="text-classification",
     )
+
+
+def _justifier_card(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Card:
+    rows = []
+    if facts["justifier"] is not None:
+        judged = facts["justifier"]["judged"]
+        lengths = judged["by_length"]
+        asked = [lengths.get(f"chosen {which}") for which in ("longer", "shorter")]
+        rows = [_ordered("Test pairs, asked in both orders", judged["accuracy"], *asked)]
+    return Card(
+        source=manifest["backbone"]["path"],
+        change="a pairwise justifier",
+        headline=facts["headline"],
+        made=(
+            "Trained with [niwaki](https://github.com/niwaki-ml/niwaki) to write why one of two answers is "
+            "better, and which. `niwaki reward justify` asks it in both orders and adds up its verdicts."
+        ),
+        tags=["reward-model", "preference"],
+        columns=_ORDERED if rows else [],
+        rows=rows,
+        note=_PAIRS_NOTE,
+        limits=[
+            _FLAWS.format("trained"),
+            "It was measured on the pairs above and on nothing else. Asked in one order alone, it may prefer "
+            "a place to an answer.",
+        ],
+        provenance=_about(manifest),
+    )
+
+
+def _ordered(
+    label: str, accuracy: Mapping[str, float], *by_length: Mapping[str, float] | None
+) -> tuple[str, list[Cell]]:
+    """A row of the table of pairs; `by_length` where the chosen answer is longer, and shorter."""
+    cells = [Cell("" if share is None else f"{100 * share['accuracy']:.1f}") for share in by_length]
+    return label, [_share(accuracy), *cells]
 
 
 CARDS: Mapping[str, Callable[[Path], Card]] = {

@@ -9,7 +9,7 @@ from typing import Any
 from niwaki.errors import RunError
 from niwaki.ground.run import write_atomically
 from niwaki.reporting.figures.funnel import Bar, funnel, shares
-from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.page import both_widths, render
 from niwaki.reporting.run_files import naming, read_json, recipe_text
 
 CURATION, BLEND, DIFFICULTY = "1-curate/curation.json", "2-blend/blend.json", "2-blend/difficulty.json"
@@ -70,7 +70,7 @@ def curation_facts(folder: Path) -> dict[str, Any] | None:
         read, kept = (sum(counts) for counts in ([b.total for b in bars], [_kept(b) for b in bars]))
         return {
             "headline": f"Of {read:,} questions {kept:,} can be trained on.",
-            "funnel": Figure(wide=funnel(bars, WIDE), narrow=funnel(bars, NARROW)),
+            "funnel": both_widths(lambda width: funnel(bars, width)),
             "reasons": _reasons(summary),
             "sources": summary["sources"],
             "aside_examples": summary["aside_examples"],
@@ -154,5 +154,5 @@ def _blend(blend: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "rows": blend["rows"],
         "parts": blend["parts"],
-        "figure": Figure(wide=shares(rows, WIDE), narrow=shares(rows, NARROW)),
+        "figure": both_widths(lambda width: shares(rows, width)),
     }

@@ -11,7 +11,7 @@ from niwaki.ground.run import write_atomically
 from niwaki.reporting import words
 from niwaki.reporting.facts import Interval
 from niwaki.reporting.figures.sizes import SizedModel, loss_by_size
-from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.page import both_widths, render
 from niwaki.reporting.run_files import read_json, recipe_text
 from niwaki.reporting.table import MISSING, SHARES, Cell
 
@@ -56,7 +56,7 @@ def family_facts(family: Mapping[str, Any], *, name: str) -> dict[str, Any]:
         "saving": _saving(family),
         "columns": _columns(teacher, members),
         "rows": [_row(model, teacher, family) for model in (teacher, *members)],
-        "picture": Figure(wide=loss_by_size(models, WIDE), narrow=loss_by_size(models, NARROW)),
+        "picture": both_widths(lambda width: loss_by_size(models, width)),
         "has_random": any(model.random_loss for model in models),
         "members": members,
         "costs": [_costs(member) for member in members],

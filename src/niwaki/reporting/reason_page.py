@@ -10,7 +10,7 @@ from niwaki.ground.run import write_atomically
 from niwaki.reporting import figures, words
 from niwaki.reporting.curation_page import curation_facts
 from niwaki.reporting.figures import Line
-from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.page import Figure, both_widths, render
 from niwaki.reporting.reason_facts import (
     ReasonRun,
     chosen_rollouts,
@@ -184,8 +184,8 @@ def _signal(run: ReasonRun) -> Figure | None:
 
 
 def _chart(lines: list[Line], y_title: str) -> Figure:
-    def draw(width: float) -> Any:
-        return figures.line_chart(
+    return both_widths(
+        lambda width: figures.line_chart(
             lines,
             width=width,
             label=f"{y_title}, by step: {', '.join(line.name for line in lines)}.",
@@ -193,8 +193,7 @@ def _chart(lines: list[Line], y_title: str) -> Figure:
             y_title=y_title,
             log=False,
         )
-
-    return Figure(wide=draw(WIDE), narrow=draw(NARROW))
+    )
 
 
 def _provenance(run: ReasonRun) -> list[tuple[str, str]]:

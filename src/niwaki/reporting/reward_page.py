@@ -10,7 +10,7 @@ import yaml
 
 from niwaki.ground.run import write_atomically
 from niwaki.reporting import figures
-from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.page import Figure, both_widths, render
 from niwaki.reporting.run_files import naming, open_run, read_files, recipe_text
 
 _FILES = {
@@ -117,7 +117,7 @@ def _expo(expo: Mapping[str, Any] | None) -> Figure | None:
     points = [(float(p["a"]), 100 * p["accuracy"]) for p in expo["curve"]]
     chosen = [p for p in points if p[0] == expo["a"]]
     lines = [figures.Line("", "plain", points, marked=True), figures.Line("chosen", "distilled", chosen)]
-    return _both(
+    return _chart(
         lines,
         "Accuracy on validation pairs by the length of the step.",
         "step a",
@@ -134,18 +134,17 @@ def _reliability(judged: Mapping[str, Any] | None) -> Figure | None:
         figures.Line("calibrated", "teacher", [(0.5, 0.5), (1.0, 1.0)]),
         figures.Line("model", "distilled", points, marked=True),
     ]
-    return _both(
+    return _chart(
         lines, "How often the preferred answer is the better one.", "the model's confidence", "in order"
     )
 
 
-def _both(lines: list[figures.Line], label: str, x_title: str, y_title: str) -> Figure:
-    def draw(width: float) -> Any:
-        return figures.line_chart(
+def _chart(lines: list[figures.Line], label: str, x_title: str, y_title: str) -> Figure:
+    return both_widths(
+        lambda width: figures.line_chart(
             lines, width=width, label=label, x_title=x_title, y_title=y_title, log=False
         )
-
-    return Figure(wide=draw(WIDE), narrow=draw(NARROW))
+    )
 
 
 def _objectives(record: Mapping[str, Any] | None) -> dict[str, Any] | None:

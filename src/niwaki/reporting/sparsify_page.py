@@ -5,18 +5,16 @@ Reads the run directory alone; a stage that has not run is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from niwaki.ground.metrics import read_metrics
 from niwaki.ground.run import write_atomically
 from niwaki.reporting import words
 from niwaki.reporting.figures.bars import layer_bars
 from niwaki.reporting.figures.curves import Line, line_chart
-from niwaki.reporting.page import NARROW, WIDE, Figure, render
+from niwaki.reporting.page import Figure, both_widths, render
 from niwaki.reporting.run_files import naming, open_run, read_files, recipe_text
 from niwaki.reporting.table import SHARES, Cell
 
@@ -139,10 +137,6 @@ def _cells(model: Mapping[str, Any], tasks: list[str]) -> list[Cell]:
     return cells
 
 
-def _both(draw: Callable[[float], Markup]) -> Figure:
-    return Figure(wide=draw(WIDE), narrow=draw(NARROW))
-
-
 def _curve(metrics: list[dict[str, Any]], models: Mapping[str, Any]) -> Figure | None:
     """Held-out cross-entropy by step, with the argmax mask; what training samples is another thing."""
     points = [
@@ -153,7 +147,7 @@ def _curve(metrics: list[dict[str, Any]], models: Mapping[str, Any]) -> Figure |
     if len(points) < 2:
         return None
     dense = ("Dense", models["dense"]["curve_loss"]) if models else None
-    return _both(
+    return both_widths(
         lambda width: line_chart(
             [Line("Learned mask", "distilled", points, marked=True)],
             width=width,
@@ -170,7 +164,7 @@ def _moved(learned: Mapping[str, Any] | None) -> Figure | None:
     if learned is None or not learned["layers"]:
         return None
     values = [(f"layer {layer}", share) for layer, share in learned["layers"].items()]
-    return _both(
+    return both_widths(
         lambda width: layer_bars(
             values,
             width=width,
@@ -184,7 +178,7 @@ def _sensitivity(results: Mapping[str, Any] | None) -> Figure | None:
     if results is None or not results["sensitivity"]:
         return None
     values = [(f"layer {layer}", nats) for layer, nats in results["sensitivity"].items()]
-    return _both(
+    return both_widths(
         lambda width: layer_bars(
             values,
             width=width,

@@ -157,3 +157,9 @@ def catch_up(run: Collected) -> tuple[float, float, float] | None:
     if not reached or min(reached) > baseline_tokens:
         return None
     return min(reached), baseline_tokens, final_loss
+
+
+def lead(run: Collected) -> str | None:
+    """How many fewer tokens the student needed; `None` where `catch_up` does not show it."""
+    caught = catch_up(run)
+    return f"{times(caught[1] / caught[0])} fewer tokens" if caught and caught[0] else None

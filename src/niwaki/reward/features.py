@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from niwaki.errors import CheckpointError, DataError
+from niwaki.ground import processes
 from niwaki.ground.chat import Chat, Conversation, pad_apart
 from niwaki.ground.folder import new_file
 from niwaki.ground.model import check_finite, load_tokenizer, model_path
@@ -165,11 +166,14 @@ class Features:
 def cache_ratings(
     extractor: Extractor, tokens: RatingTokens, folder: Path, *, batch_rows: int = 16, shard_rows: int = 4096
 ) -> Features:
-    """Compute and keep the states of rated answers. Raises DataError as `_begin`."""
+    """Compute and keep the states of rated answers. Raises DataError as `_write`.
+
+    Collective: several processes share out the answers; the main one writes.
+    """
     labels = tokens.labels.astype(np.float32)
 
     def shard(rows: range) -> dict[str, np.ndarray]:
-        found, prompts = states_in_batches(extractor, [tokens.conversations[i] for i in rows], batch_rows)
+        found, prompts = _dealt_out(extractor, [tokens.conversations[i] for i in rows], batch_rows)
         return {"states": found, "prompts": prompts, "labels": labels[rows.start : rows.stop]}
 
     meta = {
@@ -186,12 +190,16 @@ def cache_ratings(
 def cache_pairs(
     extractor: Extractor, tokens: PairTokens, folder: Path, *, batch_rows: int = 16, shard_rows: int = 2048
 ) -> Features:
-    """Compute and keep the states of preference pairs; each prompt's once. Raises DataError as `_begin`."""
+    """Compute and keep the states of preference pairs; each prompt's once. Raises DataError as `_write`.
+
+    Collective, as `cache_ratings`.
+    """
 
     def shard(rows: range) -> dict[str, np.ndarray]:
-        both = [c for i in rows for c in (tokens.chosen[i], tokens.rejected[i])]
-        found, prompts = states_in_batches(extractor, both, batch_rows)
-        return {"states": found.reshape(len(rows), 2, -1), "prompts": prompts[::2].copy()}
+        both = [side[i] for side in (tokens.chosen, tokens.rejected) for i in rows]
+        found, prompts = _dealt_out(extractor, both, batch_rows)
+        states = found.reshape(2, len(rows), -1).swapaxes(0, 1)
+        return {"states": states, "prompts": prompts[: len(rows)]}
 
     meta = {
         "kind": "pairs",
@@ -229,29 +237,51 @@ def read_published(path: Path) -> dict[str, np.ndarray]:
 
 
 def _write(extractor: Extractor, meta: dict[str, Any], shard: Any, folder: Path, shard_rows: int) -> Features:
+    """Write the shards that are missing. Raises DataError where the folder has another cache."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     total = len(meta["rows"])
     starts = range(0, total, shard_rows)
     meta = {**meta, "made_with": dict(extractor.identity), "num_shards": len(starts)}
+    _begin(folder, input_hash(meta))
+    with progress(f"features of {meta['kind']}", total=len(starts)) as bar:
+        for number, start in enumerate(starts):
+            path = folder / _shard(number)
+            if not processes.by_main(path.exists):
+                tensors = shard(range(start, min(total, start + shard_rows)))
+                _check_finite(tensors, meta["rows"], start)
+                _save(tensors, path)
+            bar.advance(f"{min(total, start + shard_rows):,} rows")
+    processes.by_main(lambda: write_atomically(folder / META, json.dumps(meta)))
+    return Features(folder)
+
+
+@processes.main_only
+def _begin(folder: Path, mark: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     begun = folder / "BEGUN.json"
-    mark = input_hash(meta)
     if begun.exists() and json.loads(begun.read_text()) != mark:
         raise DataError(
             f"{folder}: a feature cache of other rows or another model is there.", "Give another folder."
         )
     write_atomically(begun, json.dumps(mark))
-    with progress(f"features of {meta['kind']}", total=len(starts)) as bar:
-        for number, start in enumerate(starts):
-            path = folder / _shard(number)
-            if not path.exists():
-                tensors = shard(range(start, min(total, start + shard_rows)))
-                _check_finite(tensors, meta["rows"], start)
-                with new_file(path) as file:
-                    save_file({k: np.ascontiguousarray(t) for k, t in tensors.items()}, file)
-            bar.advance(f"{min(total, start + shard_rows):,} rows")
-    write_atomically(folder / META, json.dumps(meta))
-    return Features(folder)
+
+
+@processes.main_only
+def _save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    with new_file(path) as file:
+        save_file({k: np.ascontiguousarray(t) for k, t in tensors.items()}, file)
+
+
+def _dealt_out(
+    extractor: Extractor, conversations: Sequence[Conversation], batch_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `states_in_batches`, each of several processes for part of them."""
+
+    def both(mine: Sequence[Conversation]) -> np.ndarray:
+        return np.stack(states_in_batches(extractor, mine, batch_rows), axis=1)
+
+    found = np.stack(processes.deal_out(conversations, both))
+    return found[:, 0], found[:, 1]
 
 
 def states_in_batches(

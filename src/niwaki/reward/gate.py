@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from niwaki.errors import TrainingError
+from niwaki.ground import snapshot
 from niwaki.ground.loop import fit
 from niwaki.reward.losses import bradley_terry
 
@@ -179,10 +179,8 @@ def train_gate(
     )
     # Every point is read back from its snapshot, so a killed training ends with the same choice.
     for folder in sorted((out / "checkpoints").glob("step-*")):
-        saved = load_file(folder / "model.safetensors")
-        points.append(
-            (int(folder.name.removeprefix("step-")), {k.removeprefix("model."): v for k, v in saved.items()})
-        )
+        snapshot.restore_weights(folder, nn.ModuleDict({"model": gate}))  # as the loop names it
+        points.append((int(folder.name.removeprefix("step-")), _state(gate)))
     curve = []
     for step, weights in points:
         gate.load_state_dict(weights)

@@ -12,7 +12,6 @@ numbers of a step, depend on the number of the step alone, and the learning rate
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +23,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from niwaki.errors import DataError, TrainingError
-from niwaki.ground import snapshot
+from niwaki.errors import DataError
+from niwaki.ground import processes, snapshot
 from niwaki.ground.generate import as_prompt, end_ids, prompt_end, prompt_ids
 from niwaki.ground.loop import Precision, resolve_precision
 from niwaki.ground.model import load_model, load_tokenizer, local_folder
 from niwaki.ground.progress import progress
 from niwaki.ground.saved import save_model
+from niwaki.rl.divided import in_parts, step_settings, unseen_by_accelerate, vllm_settings
 from niwaki.rl.extra import Extra, Guarded
 from niwaki.rl.form import OPEN
 from niwaki.rl.order import Order
@@ -115,7 +115,7 @@ def train_rl(
         rollouts_kept_per_step: written in full to `rollouts.jsonl`, right and wrong ones.
 
     Raises:
-        TrainingError: batches that do not divide, rewards that keep failing, or no answer that can be graded.
+        TrainingError: batches that do not divide, rewards that keep failing, nothing to grade, vLLM in parts.
         DataError: no question is left.
         CheckpointError: the model cannot be loaded or saved.
     """
@@ -124,7 +124,7 @@ def train_rl(
     asked = _short_enough(questions, tokenizer, prompt, max_prompt_tokens)
     span = _Span.of(out, num_steps, until_step)
     result = TrainResult(max(span.first, span.last), len(asked), len(questions) - len(asked))
-    if span.is_over and (out / "model").exists():
+    if span.is_done:
         return result
     policy = load_model(folder, dtype=torch.float32)  # steps of 1e-6 are lost in bfloat16 weights
     order = Order(asked, seed=seed)
@@ -135,8 +135,8 @@ def train_rl(
     arguments = grpo_arguments(
         out=out,
         max_steps=span.last - span.first,
-        **_divided(prompts_per_step * num_generations, micro_rollouts),
-        **({"use_vllm": True, "vllm_gpu_memory_utilization": vllm_memory} if vllm else {}),
+        **step_settings(prompts_per_step * num_generations, micro_rollouts),
+        **vllm_settings(vllm, vllm_memory),
         num_generations=num_generations,
         max_completion_length=max_completion_tokens,
         learning_rate=learning_rate,
@@ -163,19 +163,23 @@ def train_rl(
 
 @dataclass(frozen=True)
 class _Span:
-    """The steps of this call: from the newest snapshot, `found`, to the end or a pause."""
+    """The steps of this call: from the newest snapshot, `found`, to the end or a pause.
+
+    As the main process sees them: on a shared disk others may see less, and later.
+    """
 
     found: Path | None
     first: int
     last: int
-    is_over: bool
+    is_done: bool
 
     @classmethod
+    @processes.main_only
     def of(cls, out: Path, num_steps: int, until_step: int | None) -> _Span:
         found = snapshot.newest(out / "checkpoints")
         first = 0 if found is None else int(found.name.removeprefix("step-"))
         last = num_steps if until_step is None else min(until_step, num_steps)
-        return cls(found, first, last, first >= num_steps)
+        return cls(found, first, last, first >= num_steps and (out / "model").exists())
 
     def places(self, prompts_per_step: int) -> range:
         return range(self.first * prompts_per_step, self.last * prompts_per_step)
@@ -205,30 +209,18 @@ def _rows(order: Order, tokenizer: PreTrainedTokenizerBase, prompt: str, places:
 
 
 def _go(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
-    if span.last <= span.first:
-        if span.found is not None:
+    with in_parts(trainer):
+        if span.last > span.first:
+            _train(trainer, span, steps, label)
+        elif span.found is not None:
             snapshot.restore_weights(span.found, trainer.model)
-        return
+
+
+def _train(trainer: Any, span: _Span, steps: Steps, label: str) -> None:
     with progress(label, total=span.last, start=span.first, shown=trainer.is_world_process_zero()) as bar:
         steps.bar = bar
         trainer.add_callback(steps)
         trainer.train()
-
-
-def _divided(rollouts: int, micro_rollouts: int) -> dict[str, int]:
-    """TRL's names for a step of `rollouts` over all processes, `micro_rollouts` at a time."""
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))  # nothing is launched before TRL's settings are
-    share = micro_rollouts * num_processes
-    if rollouts % share:
-        raise TrainingError(
-            f"{rollouts} rollouts a step do not divide into {num_processes} process(es) x "
-            f"micro_rollouts {micro_rollouts}.",
-            f"Choose prompts_per_step and num_generations whose product is a multiple of {share}.",
-        )
-    return {
-        "per_device_train_batch_size": micro_rollouts,
-        "gradient_accumulation_steps": rollouts // share,
-    }
 
 
 def grpo_arguments(*, out: Path, **stated: Any) -> Any:
@@ -250,6 +242,7 @@ def grpo_arguments(*, out: Path, **stated: Any) -> Any:
         warmup_steps=0,
         shuffle_dataset=False,
         save_strategy="no",
+        ddp_find_unused_parameters=False,  # a language model uses all; to look for others takes time
         logging_steps=1,
         disable_tqdm=True,
         vllm_mode="colocate",
@@ -279,14 +272,15 @@ def _trainer(
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
         )
     logging.set_verbosity_error()
-    trainer = GRPOTrainer(
-        model=policy,
-        reward_funcs=list(rewards),
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+    with unseen_by_accelerate():
+        trainer = GRPOTrainer(
+            model=policy,
+            reward_funcs=list(rewards),
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
 

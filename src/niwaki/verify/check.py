@@ -18,12 +18,12 @@ from niwaki.verify.choice import Options, as_options, chosen, gold_label, option
 from niwaki.verify.compare import compare
 from niwaki.verify.exact import deadline
 from niwaki.verify.extract import ANSWER_ABBREVIATED, LONGEST_ANSWER_CHARS, box_of, extract
-from niwaki.verify.formula import symbols
 from niwaki.verify.notation import maths, plain
 from niwaki.verify.read import read
 from niwaki.verify.reading import Collection, Quantity, Reading, Region
 from niwaki.verify.text import digits_for_words, is_molecule, same_text
 from niwaki.verify.tokens import UnsupportedError
+from niwaki.verify.tree import symbols
 from niwaki.verify.units import read_unit
 from niwaki.verify.verdict import RIGHT, Reason, Type, UnreadableError, Verdict
 

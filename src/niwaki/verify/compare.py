@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from niwaki.verify.formula import Tree, symbols
 from niwaki.verify.reading import (
     Collection,
     Quantity,
@@ -20,6 +19,7 @@ from niwaki.verify.reading import (
     as_region,
 )
 from niwaki.verify.region import tidy
+from niwaki.verify.tree import Tree, symbols
 from niwaki.verify.units import Unit, is_decoration
 from niwaki.verify.value import approximately, equal, is_rounding_of
 from niwaki.verify.verdict import RIGHT, Reason, UnreadableError

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from fractions import Fraction
 
-from niwaki.verify.formula import Tree
+from niwaki.verify.tree import Tree
 from niwaki.verify.verdict import Reason, UnreadableError
 
 deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)  # on the monotonic clock

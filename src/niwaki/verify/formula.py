@@ -1,7 +1,4 @@
-"""Formulas: a spelled text (notation.py) to a tree of tuples, by a parser of our own. Nothing is run as code.
-
-    ("num", Fraction)  ("sym", name)  ("const", "pi" | "e" | "i")  ("sum", [..])  ("prod", [..])
-    ("div", a, b)  ("neg", a)  ("pow", a, b)  ("root", a, n)  ("fn", name, [..])
+"""Formulas: a spelled text (notation.py) to a tree (tree.py), by a parser of our own. Nothing is run as code.
 
 Texts that two careful readers could read differently (1/2x, 2\\frac{3}{2}, sin x/2) are not read at all.
 """
@@ -9,12 +6,10 @@ Texts that two careful readers could read differently (1/2x, 2\\frac{3}{2}, sin 
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 from niwaki.verify.tokens import FUNCTIONS, number_of, repeating_of, tokens_of
+from niwaki.verify.tree import Tree
 from niwaki.verify.verdict import Reason, UnreadableError
-
-Tree = tuple[Any, ...]
 
 LONGEST_FORMULA_CHARS = 1_000
 _DEEPEST = 40
@@ -44,18 +39,6 @@ def parse(text: str, *, lone_word: bool = False) -> Tree:
     if parser.position != len(parser.tokens):
         raise UnreadableError
     return tree
-
-
-def symbols(tree: Tree) -> set[str]:
-    """Names of the free symbols of a tree."""
-    if tree[0] == "sym":
-        return {tree[1]}
-    found: set[str] = set()
-    for part in tree[1:]:
-        for child in part if isinstance(part, list) else [part]:
-            if isinstance(child, tuple):
-                found |= symbols(child)
-    return found
 
 
 class _Parser:

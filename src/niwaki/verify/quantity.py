@@ -6,9 +6,10 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from niwaki.verify.formula import parse, symbols
+from niwaki.verify.formula import parse
 from niwaki.verify.reading import Quantity
 from niwaki.verify.tokens import UnsupportedError
+from niwaki.verify.tree import symbols
 from niwaki.verify.units import Unit, multiplier, read_unit
 from niwaki.verify.verdict import UnreadableError
 

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from niwaki.verify.formula import LONGEST_FORMULA_CHARS, Tree, parse, symbols
+from niwaki.verify.formula import LONGEST_FORMULA_CHARS, parse
+from niwaki.verify.joined import all_of, any_of
 from niwaki.verify.quantity import read_quantity
 from niwaki.verify.reading import (
     MINUS_INFINITY,
@@ -21,6 +22,7 @@ from niwaki.verify.reading import (
 from niwaki.verify.region import complement, of_absolute
 from niwaki.verify.split import closed_pair, outside, split_outside
 from niwaki.verify.tokens import FUNCTIONS
+from niwaki.verify.tree import Tree, symbols
 from niwaki.verify.value import approximately, equal
 from niwaki.verify.verdict import Reason, UnreadableError
 
@@ -71,12 +73,12 @@ def read(text: str, *, lists: bool = False, lone_word: bool = False) -> Reading:
     if len(parts := split_outside(text, _AND.pattern)) > 1 and any(
         outside(part, _RELATION.pattern) for part in parts
     ):
-        return _together([read(part, lists=lists) for part in parts])
+        return all_of([read(part, lists=lists) for part in parts])
     if len(parts := split_outside(text, r"\\cup(?![A-Za-z])")) > 1:
-        return _any_of([as_region(read(part)) for part in parts])
+        return any_of([as_region(read(part)) for part in parts])
     parts = split_outside(text, rf"{_OR.pattern}|{_AND.pattern}|;")
     if len(parts) > 1:
-        return _any_of([_read_part(part, lists) for part in parts])
+        return any_of([_read_part(part, lists) for part in parts])
     return _read_part(text, lists, lone_word)
 
 
@@ -112,53 +114,7 @@ def _listed(parts: list[str]) -> Reading:
     items = [read(part) for part in parts]
     if any(isinstance(item, Region | Relation) for item in items):
         raise UnreadableError  # "x < 1, x > 2": both, or one of them?
-    return _any_of(items)
-
-
-def _any_of(items: list[Reading]) -> Reading:
-    """ "2 or 3", "x = 2, 3", "(0, 1) ∪ (2, 3)"."""
-    if any(isinstance(item, Region) for item in items):
-        regions = [as_region(item) for item in items]
-        labels = {region.label for region in regions} - {None}
-        if len(labels) > 1:
-            raise UnreadableError
-        return Region(
-            tuple(part for region in regions for part in region.intervals), next(iter(labels), None)
-        )
-    if any(isinstance(item, Relation) for item in items):
-        raise UnreadableError
-    flat: list[Reading] = []
-    label = None
-    for item in items:
-        inner = list(item.items) if isinstance(item, Collection) and item.kind in {"list", "set"} else [item]
-        label = getattr(item, "label", None) or label
-        flat += [
-            one if isinstance(one, Relation) or one.label else replace(one, label=label) for one in inner
-        ]
-    labels = {one.label for one in flat if not isinstance(one, Relation)}
-    if len(labels) == 1:
-        flat = [one if isinstance(one, Relation) else replace(one, label=None) for one in flat]
-        return Collection("list", tuple(flat), label=labels.pop())
-    return Collection("list", tuple(flat))
-
-
-def _together(items: list[Reading]) -> Reading:
-    """ "x > 1 and x < 5" is one interval; "x = 1 and y = 2" a list of assignments."""
-    if not all(isinstance(item, Region) for item in items):
-        if any(isinstance(item, Region) for item in items):
-            raise UnreadableError
-        return _any_of(items)
-    if len(items) != 2 or len({item.label for item in items if isinstance(item, Region)}) != 1:
-        raise UnreadableError
-    first, second = (item.intervals for item in items if isinstance(item, Region))
-    if len(first) != 1 or len(second) != 1:
-        raise UnreadableError
-    if first[0][0] == MINUS_INFINITY and second[0][2] == PLUS_INFINITY:
-        first, second = second, first
-    if first[0][2] != PLUS_INFINITY or second[0][0] != MINUS_INFINITY:
-        raise UnreadableError
-    label = items[0].label if isinstance(items[0], Region) else None
-    return Region(((first[0][0], first[0][1], second[0][2], second[0][3]),), label)
+    return any_of(items)
 
 
 def _related(text: str, signs: list[tuple[int, int, str]], lists: bool) -> Reading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.verify.formula import Tree
+from niwaki.verify.tree import Tree
 from niwaki.verify.units import Unit
 from niwaki.verify.verdict import UnreadableError
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 from functools import cmp_to_key
 from typing import Any
 
-from niwaki.verify.formula import Tree, symbols
 from niwaki.verify.reading import MINUS_INFINITY, PLUS_INFINITY, Region
+from niwaki.verify.tree import Tree, symbols
 from niwaki.verify.value import approximately, equal, exactly
 from niwaki.verify.verdict import UnreadableError
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from niwaki.verify.exact import ON_RATIONALS, Exact, InexactError, UndefinedError, in_time
-from niwaki.verify.formula import Tree, symbols
+from niwaki.verify.tree import Tree, symbols
 from niwaki.verify.verdict import Reason, UnreadableError
 
 _FEW_DIGITS, _MANY_DIGITS = 60, 400
