@@ -69,5 +69,5 @@ def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    source = str(Path(__file__).parents[1] / "src")
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source}
+    source, given = str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, (source, given)))}

@@ -91,7 +91,7 @@ def _measure_once(
     if not processes.by_main(record.exists):
         found = json.dumps(_measure(recipe, inputs, path, reference), indent=1)
         processes.by_main(lambda: write_atomically(record, found))
-    measured: dict[str, Any] = json.loads(record.read_text())
+    measured: dict[str, Any] = json.loads(processes.by_main(record.read_text))
     return measured
 
 

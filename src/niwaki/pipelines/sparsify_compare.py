@@ -46,7 +46,7 @@ def compare(inputs: SparsifyInputs, folder: Path) -> dict[str, Any]:
                     inputs, model, None if name == "dense" else dense, name in ("dense", "sparse")
                 )
                 write_record(record, found)
-            models[name] = json.loads(record.read_text())
+            models[name] = json.loads(processes.by_main(record.read_text))
             bar.advance(name)
     mask = MaskFile(mask_of(inputs.run))
     layers: dict[int, float] = {}
