@@ -38,7 +38,7 @@ def test_scores_by_definition():
 
 
 def test_pairs_that_are_all_in_order_have_no_temperature():
-    with pytest.raises(DataError, match="All of 5 pairs"):
+    with pytest.raises(DataError, match="All of the 5 pairs are"):
         fit_temperature(np.ones(5))
 
 

@@ -46,8 +46,8 @@ def fit_temperature(gaps: np.ndarray) -> float:
     gaps = _finite(gaps)
     if (gaps > 0).all() or (gaps <= 0).all():
         raise DataError(
-            f"{'All' if (gaps > 0).all() else 'None'} of {len(gaps)} pairs is in order, so no temperature is "
-            "best.",
+            f"{'All' if (gaps > 0).all() else 'None'} of the {len(gaps)} pairs are in order, so no "
+            "temperature is best.",
             "Calibrate on more, or harder, pairs.",
         )
     spread = float(gaps.std()) or 1.0
