@@ -18,7 +18,7 @@ from niwaki.ground.parts import gather_model
 from niwaki.ground.saved import save_model
 from niwaki.pipelines.cached_teacher import cached_rows
 from niwaki.pipelines.inputs import Inputs
-from niwaki.pipelines.trained import discard_snapshots, has_ended
+from niwaki.pipelines.trained import once
 from niwaki.recipe.teacher import FORWARD_KL
 
 
@@ -37,17 +37,19 @@ def teach(
     what a killed training goes on from, and are removed at the end. A teacher that is corrected alongside is
     saved as `corrected`, if that is given. Collective.
     """
-    if has_ended(out):
-        discard_snapshots(out)
-        return out / "model"
-    options = inputs.training(inputs.recipe.num_steps)
-    if inputs.recipe.corrects_alongside:
-        teacher = _learn_and_correct(inputs, student, out=out, label=label, **options)
-        if corrected is not None:
-            _save_model(inputs, teacher, inputs.original_folder, corrected)
-    else:
-        learn(inputs, student, out=out, label=label, **options)
-    return _save(inputs, student, files_from=files_from, out=out)
+
+    def train(folder: Path) -> None:
+        options = inputs.training(inputs.recipe.num_steps)
+        if inputs.recipe.corrects_alongside:
+            teacher = _learn_and_correct(inputs, student, out=folder, label=label, **options)
+            if corrected is not None:
+                _save(inputs, teacher, inputs.original_folder, corrected)
+        else:
+            learn(inputs, student, out=folder, label=label, **options)
+        _save(inputs, student, files_from, folder / "model")
+
+    once(train)(out)
+    return out / "model"
 
 
 def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **options: Any) -> None:
@@ -66,20 +68,22 @@ def learn(inputs: Inputs, student: PreTrainedModel, *, out: Path, label: str, **
 
 def correct_teacher(inputs: Inputs, *, out: Path) -> Path:
     """Fine-tune the recipe's teacher on the text, before all else; saved and returned as by `teach`."""
-    if has_ended(out):
-        discard_snapshots(out)
-        return out / "model"
-    recipe, teacher = inputs.recipe, inputs.load_student(inputs.original_folder)
-    num_steps = recipe.steps(recipe.correct_tokens)
-    rate = _correction_rate(inputs)
-    options = _without_losses(inputs.training(num_steps)) | {
-        "learning_rate": rate,
-        # The course of the distillation, at the correction's height.
-        "min_learning_rate": rate * recipe.distill.min_learning_rate / recipe.distill.learning_rate,
-        "warmup_steps": recipe.correct_warmup_steps(num_steps),
-    }
-    correct(teacher, inputs.train, out=out, label="correct", **options)
-    return _save(inputs, teacher, files_from=inputs.original_folder, out=out)
+
+    def train(folder: Path) -> None:
+        recipe, teacher = inputs.recipe, inputs.load_student(inputs.original_folder)
+        num_steps = recipe.steps(recipe.correct_tokens)
+        rate = _correction_rate(inputs)
+        options = _without_losses(inputs.training(num_steps)) | {
+            "learning_rate": rate,
+            # The course of the distillation, at the correction's height.
+            "min_learning_rate": rate * recipe.distill.min_learning_rate / recipe.distill.learning_rate,
+            "warmup_steps": recipe.correct_warmup_steps(num_steps),
+        }
+        correct(teacher, inputs.train, out=folder, label="correct", **options)
+        _save(inputs, teacher, inputs.original_folder, folder / "model")
+
+    once(train)(out)
+    return out / "model"
 
 
 def _learn_and_correct(
@@ -108,14 +112,8 @@ def _without_losses(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in FORWARD_KL}
 
 
-def _save(inputs: Inputs, model: PreTrainedModel, *, files_from: Path, out: Path) -> Path:
-    _save_model(inputs, model, files_from, out / "model")
-    discard_snapshots(out)
-    return out / "model"
-
-
-def _save_model(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
-    whole = gather_model(model, processes.by_main(lambda: inputs.saved_dtype))
+def _save(inputs: Inputs, model: PreTrainedModel, files_from: Path, out: Path) -> None:
+    whole = gather_model(model, inputs.saved_dtype)
 
     def save() -> None:
         assert whole is not None

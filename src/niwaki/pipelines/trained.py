@@ -16,7 +16,7 @@ def once(train: Callable[[Path], None]) -> Callable[[Path], None]:
     """
 
     def work(folder: Path) -> None:
-        if not has_ended(folder):
+        if not _has_ended(folder):
             train(folder)
         discard_snapshots(folder)
 
@@ -30,6 +30,5 @@ def discard_snapshots(folder: Path) -> None:
 
 
 @processes.main_only
-def has_ended(folder: Path) -> bool:
-    """Whether a training has saved its model, and its snapshots are gone."""
+def _has_ended(folder: Path) -> bool:
     return (folder / "model").exists() and not (folder / "checkpoints").exists()

@@ -25,8 +25,6 @@ _MEASURED = "Measured in one run on one machine, on the same held-out text; in b
 _FLAWS = (
     "The model has the flaws and biases of the model that it was made from, and of the text it was {} on."
 )
-_ORDERED = ["Pairs in order, %", "chosen longer", "chosen shorter"]
-_PAIRS_NOTE = "In brackets: 95 % intervals over pairs."
 _NOT_SAFE = "It was measured on the text above and on nothing else: no safety evaluation was made."
 
 
@@ -155,25 +153,20 @@ def reward_card(run_dir: Path) -> Card:
         for judged in facts["sets"]
         for row in judged["rows"]
     ]
-    return Card(
-        source=manifest["backbone"]["path"],
+    return _card_of_pairs(
+        facts,
+        manifest,
+        rows,
         change="a reward model",
-        headline=facts["headline"],
         made=(
             "Trained with [niwaki](https://github.com/niwaki-ml/niwaki). Its one logit is the reward of a "
             "conversation, written with the chat template."
         ),
-        tags=["reward-model", "preference"],
-        columns=_ORDERED if rows else [],
-        rows=rows,
-        note=_PAIRS_NOTE,
         limits=[
-            _FLAWS.format("trained"),
             "It was measured on the pairs above and on nothing else; rewards of different prompts are not "
             "comparable.",
             *facts["warnings"],
         ],
-        provenance=_about(manifest),
         auto_class="AutoModelForSequenceClassification",
         pipeline_tag="text-classification",
     )
@@ -186,24 +179,41 @@ def _justifier_card(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> Ca
         lengths = judged["by_length"]
         asked = [lengths.get(f"chosen {which}") for which in ("longer", "shorter")]
         rows = [_ordered("Test pairs, asked in both orders", judged["accuracy"], *asked)]
-    return Card(
-        source=manifest["backbone"]["path"],
+    return _card_of_pairs(
+        facts,
+        manifest,
+        rows,
         change="a pairwise justifier",
-        headline=facts["headline"],
         made=(
             "Trained with [niwaki](https://github.com/niwaki-ml/niwaki) to write why one of two answers is "
             "better, and which. `niwaki reward justify` asks it in both orders and adds up its verdicts."
         ),
-        tags=["reward-model", "preference"],
-        columns=_ORDERED if rows else [],
-        rows=rows,
-        note=_PAIRS_NOTE,
         limits=[
-            _FLAWS.format("trained"),
             "It was measured on the pairs above and on nothing else. Asked in one order alone, it may prefer "
             "a place to an answer.",
         ],
+    )
+
+
+def _card_of_pairs(
+    facts: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    rows: list[tuple[str, list[Cell]]],
+    *,
+    limits: list[str],
+    **parts: Any,
+) -> Card:
+    """What the cards of a reward run share; `parts` are the others of `Card`."""
+    return Card(
+        source=manifest["backbone"]["path"],
+        headline=facts["headline"],
+        tags=["reward-model", "preference"],
+        columns=["Pairs in order, %", "chosen longer", "chosen shorter"] if rows else [],
+        rows=rows,
+        note="In brackets: 95 % intervals over pairs.",
+        limits=[_FLAWS.format("trained"), *limits],
         provenance=_about(manifest),
+        **parts,
     )
 
 
